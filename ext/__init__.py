@@ -1,0 +1,5 @@
+"""The kernels, in the order that a call meets them. Compiled, or loudly not: there is no pure Python stand-in.
+
+`decide` answers whether a chain may act; `spool` writes the record before the call goes out and reads it back in the host;
+`columns` turns spool bytes into the Arrow columns of a frame. None does IO beyond the spool's own files, none has module state.
+"""

@@ -1,0 +1,5 @@
+"""What happens to a call after its enforcer, in the order that things happen.
+
+`policy` parses and compiles what enforcers decide by; `core` judges frames and keeps the stored frontier, without IO;
+`shells` are the worker, the embedded store and the embedded broker; `cli` is the command line over all of it.
+"""

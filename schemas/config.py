@@ -1,0 +1,156 @@
+"""`wardline.toml`: every key, its default, its bounds. `docs/configuration.md` documents each; a test holds the two together.
+
+A key that is not listed here is refused, so that a misspelt limit never silently keeps its default.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from schemas import limits
+from schemas.errors import OperatorFault
+from schemas.topics import DEFAULT_PREFIX
+
+
+def _whole(default: int, low: int, high: int) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _choice(default: str, *choices: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kafka:
+    """`[kafka]`: where the broker is. Empty `servers` means the embedded one."""
+
+    servers: str = ""
+    prefix: str = DEFAULT_PREFIX
+    partitions: int = _whole(4, 1, 1024)
+    replication: int = _whole(1, 1, 15)
+    retention_hours: int = _whole(168, 1, 24 * 365 * 10)
+    security_protocol: str = _choice("PLAINTEXT", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+    sasl_mechanism: str = _choice("PLAIN", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    sasl_username: str = ""
+    sasl_password_file: str = ""
+    tls_ca_file: str = ""
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickHouse:
+    """`[clickhouse]`: where the store is. Empty `url` means the embedded one."""
+
+    url: str = ""
+    database: str = "wardline"
+    writer: str = "writer"
+    writer_password_file: str = ""
+    reader: str = "reader"
+    reader_password_file: str = ""
+    tls_ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enforcer:
+    """`[enforcer]`: limits of a host and its doors; bytes and milliseconds."""
+
+    segment_bytes: int = _whole(limits.SEGMENT_BYTES, 1 << 16, 1 << 30)
+    spool_bytes: int = _whole(limits.SPOOL_BYTES_MAX, 1 << 17, 1 << 40)
+    spool_reserved_bytes: int = _whole(limits.SPOOL_RESERVED_BYTES, 1 << 15, 1 << 30)
+    outbox_bytes: int = _whole(limits.OUTBOX_BYTES_MAX, 1 << 20, 1 << 42)
+    frame_records: int = _whole(limits.FRAME_RECORDS_MAX, 1, limits.FRAME_RECORDS_MAX)
+    seal_ms: int = _whole(50, 1, 10_000)
+    resend_ms: int = _whole(5_000, 100, 600_000)
+    inflight_bytes: int = _whole(limits.INFLIGHT_BYTES_MAX, 1 << 16, 1 << 34)
+    fsync: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """`[worker]`: how the worker batches and when it gives up."""
+
+    batch_records: int = _whole(100_000, 1, 500_000)
+    quiet_ms: int = _whole(200, 1, 60_000)
+    session_timeout_ms: int = _whole(10_000, 6_000, 300_000)
+    insert_timeout_s: int = _whole(120, 1, 3_600)
+    watchdog_s: int = _whole(180, 5, 3_600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """`[store]`: the embedded store."""
+
+    reader_threads: int = _whole(3, 1, 64)
+    query_seconds: int = _whole(120, 1, 86_400)
+    query_bytes: int = _whole(4 << 30, 1 << 20, 1 << 42)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole file."""
+
+    kafka: Kafka = field(default_factory=Kafka)
+    clickhouse: ClickHouse = field(default_factory=ClickHouse)
+    enforcer: Enforcer = field(default_factory=Enforcer)
+    worker: Worker = field(default_factory=Worker)
+    store: Store = field(default_factory=Store)
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "kafka": Kafka,
+    "clickhouse": ClickHouse,
+    "enforcer": Enforcer,
+    "worker": Worker,
+    "store": Store,
+}
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file; a file that is not there is all defaults.
+
+    Raises OperatorFault naming the file, the key, the value and its bounds.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Config()
+    except OSError as fault:
+        raise OperatorFault(f"{path}: cannot be read: {fault.strerror}") from fault
+    try:
+        tree = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise OperatorFault(f"{path}: {str(fault)[:1].lower()}{str(fault)[1:]}") from fault
+    return check_config(tree, str(path))
+
+
+def check_config(tree: Mapping[str, Any], name: str) -> Config:
+    """Turn parsed TOML into a Config, or raise OperatorFault that begins with `name`."""
+    parts: dict[str, Any] = {}
+    for section, table in tree.items():
+        kind = SECTIONS.get(section)
+        if kind is None:
+            raise OperatorFault(f"{name}: unknown section `{section}`, known are {', '.join(SECTIONS)}")
+        if not isinstance(table, dict):
+            raise OperatorFault(f"{name}: `{section}` is not a section")
+        parts[section] = _section(kind, table, f"{name}: {section}")
+    return Config(**parts)
+
+
+def _section(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    hints = get_type_hints(kind)
+    for key, value in table.items():
+        if key not in known:
+            raise OperatorFault(f"{where}.{key}: unknown key, known are {', '.join(known)}")
+        wanted: type[Any] = hints[key]
+        if type(value) is not wanted:
+            raise OperatorFault(f"{where}.{key}: `{value}` is not {'true or false' if wanted is bool else wanted.__name__}")
+        meta = known[key].metadata
+        if "low" in meta and not meta["low"] <= value <= meta["high"]:
+            raise OperatorFault(f"{where}.{key}: {value} is outside {meta['low']} to {meta['high']}")
+        if "choices" in meta and value not in meta["choices"]:
+            raise OperatorFault(f"{where}.{key}: `{value}` is none of {', '.join(meta['choices'])}")
+    return kind(**table)

@@ -1,0 +1,80 @@
+"""Where things lie under one home folder. Names only: whoever opens them makes them, folders 0700, secrets 0600.
+
+    wardline.toml               the configuration (optional)      policies/*.cedar, policies/entities.json
+    run/NAME.json               one per living process: name, pid, state, address, metrics, and its own figures
+    run/NAME.lock, up.lock      held (flock) by the one process of that name
+    log/NAME.log                what a supervised process printed
+    secrets/{writer,reader}.password
+    keys/hosts/NAME.key         Ed25519 private keys, PKCS8 PEM   keys/workers/NAME.key
+    trust/hosts/NAME.pub        what the other side pins, PEM     trust/workers/NAME.pub
+    hosts/NAME/lock             held by whoever runs (or has adopted) this host
+    hosts/NAME/doors/BOOT/      a door's spool: 00000001.seg ..., door.json when it is closed
+    hosts/NAME/outbox/          cuts: 00000001.box ..., checkpoint.json
+    hosts/NAME/bundle/DIGEST.json    the compiled policies that its doors run
+    store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths under `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.root / "wardline.toml"
+
+    @property
+    def policies(self) -> Path:
+        """The folder of policy files and `entities.json`."""
+        return self.root / "policies"
+
+    @property
+    def run(self) -> Path:
+        """What lives now."""
+        return self.root / "run"
+
+    @property
+    def log(self) -> Path:
+        """What supervised processes print."""
+        return self.root / "log"
+
+    @property
+    def store(self) -> Path:
+        """The embedded store's data."""
+        return self.root / "store"
+
+    @property
+    def replay(self) -> Path:
+        """The last run of each replayed file."""
+        return self.root / "replay"
+
+    @property
+    def hosts(self) -> Path:
+        """One folder per enforcer host."""
+        return self.root / "hosts"
+
+    def host(self, name: str) -> Path:
+        """The state of one enforcer host."""
+        return self.hosts / name
+
+    def password(self, user: str) -> Path:
+        """The file that holds the password of the store's `writer` or `reader`."""
+        return self.root / "secrets" / f"{user}.password"
+
+    def private_key(self, role: str, name: str) -> Path:
+        """The signing key of a host or worker; `role` is `hosts` or `workers`."""
+        return self.root / "keys" / role / f"{name}.key"
+
+    def trusted(self, role: str) -> Path:
+        """The folder of pinned public keys, one `NAME.pub` each; `role` is `hosts` or `workers`."""
+        return self.root / "trust" / role
+
+    def run_file(self, name: str) -> Path:
+        """What process `name` says of itself."""
+        return self.run / f"{name}.json"

@@ -1,0 +1,83 @@
+"""Ed25519 keys as files: private PKCS8 PEM, 0600, made at the first start; public PEM, pinned by file on the other side."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from schemas.errors import OperatorFault
+from schemas.home import Home
+from schemas.process import private_dir, write_atomic
+
+Verify = Callable[[bytes, bytes], None]
+
+
+def loose_mode(path: Path) -> str | None:
+    """What is wrong with the mode of a secret file, as one line; None when only its owner can read it."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        return f"{path}: mode is {mode:04o}, must be 0600"
+    if found.st_uid != os.geteuid():
+        return f"{path}: belongs to user id {found.st_uid}, must be ours ({os.geteuid()})"
+    return None
+
+
+def own_key(home: Home, role: str, name: str) -> Ed25519PrivateKey:
+    """Load the signing key of a host or worker (`role` is `hosts` or `workers`), making and pinning it at the first start.
+
+    Raises OperatorFault when the file has a loose mode or is no Ed25519 key. A crash between the two files is repaired by the
+    next start, which pins again from the private one.
+    """
+    path = home.private_key(role, name)
+    private_dir(path.parent)
+    if not path.exists():
+        made = Ed25519PrivateKey.generate()
+        pem = made.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_atomic(path, pem)
+    if wrong := loose_mode(path):
+        raise OperatorFault(wrong)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, UnsupportedAlgorithm) as fault:
+        raise OperatorFault(f"{path}: is no private key") from fault
+    if not isinstance(key, Ed25519PrivateKey):
+        raise OperatorFault(f"{path}: is no Ed25519 key")
+    pin = private_dir(home.trusted(role)) / f"{name}.pub"
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if not pin.exists():
+        write_atomic(pin, public)
+    elif pin.read_bytes() != public:
+        raise OperatorFault(f"{pin}: is not the public half of {path}; remove the one that is wrong")
+    return key
+
+
+class Trust:
+    """The pinned public keys of one role. A name that is not known is looked up again, so that a new peer needs no restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, Verify] = {}
+
+    def verifier(self, name: str) -> Verify | None:
+        """`verify(signature, message)` of one peer, or None when nothing is pinned under that name."""
+        if name not in self._known:
+            if not name or "/" in name or name.startswith("."):
+                return None
+            try:
+                key = serialization.load_pem_public_key((self._folder / f"{name}.pub").read_bytes())
+            except (OSError, ValueError, UnsupportedAlgorithm):
+                return None
+            if not isinstance(key, Ed25519PublicKey):
+                return None
+            self._known[name] = key.verify
+        return self._known[name]

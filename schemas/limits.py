@@ -1,0 +1,63 @@
+"""Every limit has a name, a default and a verdict on reaching it. These are the ones that are part of a contract.
+
+Limits that an operator may set live in the configuration (`docs/configuration.md`); their defaults are here too.
+"""
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+CHAIN_LINKS_MAX: Final = 8
+"""Principals in one chain, the root included. A longer chain is refused, never truncated."""
+
+NAME_BYTES_MAX: Final = 256
+"""UTF-8 bytes of one principal, agent, session, action or tool name. A longer one is refused."""
+
+RESOURCE_BYTES_MAX: Final = 1024
+"""UTF-8 bytes of one resource uid."""
+
+STRING_BYTES_MAX: Final = 4 * KIB
+"""UTF-8 bytes of any one text in a record."""
+
+RECORD_BYTES_MAX: Final = 16 * KIB
+"""Bytes of one record in a spool, padding included."""
+
+LINE_BYTES_MAX: Final = 64 * KIB
+"""Bytes of one line of a recorded-calls file."""
+
+SEGMENT_BYTES: Final = 8 * MIB
+"""Bytes of one spool segment, allocated when it is opened."""
+
+SPOOL_BYTES_MAX: Final = 128 * MIB
+"""Bytes of one door's spool. Reaching it: allowed calls wait or are refused; `SPOOL_RESERVED_BYTES` stays for refusals."""
+
+SPOOL_RESERVED_BYTES: Final = 8 * MIB
+"""The part of a spool that only refusals and the effects of calls already let out may use."""
+
+OUTBOX_BYTES_MAX: Final = 1024 * MIB
+"""Bytes of one host's outbox. Reaching it: nothing more is sealed, so spools fill and calls wait."""
+
+FRAME_RECORDS_MAX: Final = 4000
+"""Records in one frame."""
+
+FRAME_BYTES_MAX: Final = 900 * KIB
+"""Bytes of one frame on the wire: below Kafka's default of 1 MiB."""
+
+FRAME_INFLATED_BYTES_MAX: Final = 64 * MIB
+"""Bytes of a frame's payload once decompressed. A header that claims more is refused before anything is allocated."""
+
+FRAME_RANGES_MAX: Final = 1024
+"""Door boots that one cut may draw from."""
+
+INFLIGHT_BYTES_MAX: Final = 3_000_000
+"""Bytes per partition that are sent but not stored, on the embedded broker (it drops the oldest above 5 MiB)."""
+
+LANE_AHEAD_MAX: Final = 4096
+"""Frames of one lane that may be stored beyond a missing one. More than that are not read on until the gap closes."""
+
+POLICY_FILE_BYTES_MAX: Final = 4 * MIB
+"""Bytes of one policy file."""
+
+POLICIES_MAX: Final = 100_000
+"""Policies in one set."""

@@ -1,0 +1,143 @@
+"""What every process of ours does the same way: its run file, its lock, private files, and leaving with its parent.
+
+This is the one module of `schemas` that does IO, so that enforcers and pipeline share it without importing each other.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from schemas.errors import OperatorFault
+
+_PR_SET_PDEATHSIG: Final = 1
+PARENT_POLL_S: Final = 1.0
+
+
+def private_dir(path: Path) -> Path:
+    """Make a folder (and its missing parents) that only its owner can enter."""
+    for part in (*reversed(path.parents), path):
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    """Replace a file as a whole: a crash leaves the old one or the new one, never half of either."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    if sync:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_run_file(path: Path, fields: Mapping[str, Any]) -> None:
+    """Say what this process is: at least `name`, `pid`, `state` (`starting`, `ready`, `stopping`), `address`."""
+    write_atomic(path, json.dumps(dict(fields)).encode(), sync=False)
+
+
+def read_run_file(path: Path) -> dict[str, Any] | None:
+    """What a process said of itself, with `alive`; None when there is no such file or it is not ours to read."""
+    try:
+        value = json.loads(path.read_bytes())
+        pid = int(value["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    value["alive"] = is_alive(pid)
+    return dict(value)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process with this id runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"
+
+
+class Lock:
+    """A file that one process holds at a time; it goes with the process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def take(self) -> bool:
+        """Hold the lock and write our pid into it; False when another process holds it."""
+        private_dir(self.path.parent)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return False
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        self._handle = handle
+        return True
+
+    def holder(self) -> str:
+        """The pid that the holder wrote, or `unknown`."""
+        try:
+            return self.path.read_text().strip() or "unknown"
+        except OSError:
+            return "unknown"
+
+    def release(self) -> None:
+        """Let go; the file stays, since removing it would let two holders in."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def take_or_fail(path: Path, what: str) -> Lock:
+    """Hold `path`, or raise OperatorFault naming the process that does."""
+    lock = Lock(path)
+    if not lock.take():
+        raise OperatorFault(f"{what} is held by process {lock.holder()} (`{path}`)")
+    return lock
+
+
+def leave_with_parent() -> None:
+    """End this process (SIGTERM, then by force) within two seconds of its parent's end, however the parent ends.
+
+    The kernel's signal comes at once but is lost when the parent dies before the call, so a thread also looks.
+    Does nothing when WARDLINE_PARENT is not set: a process that was started alone belongs to nobody.
+    """
+    said = os.environ.get("WARDLINE_PARENT")
+    if not said:
+        return
+    parent = int(said)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PARENT_POLL_S)
+        os._exit(70)
+
+    threading.Thread(target=look, name="parent-watch", daemon=True).start()

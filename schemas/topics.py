@@ -1,0 +1,28 @@
+"""Kafka topics: names and what they are for. A prefix from the configuration stands before each name."""
+
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_PREFIX: Final = "wardline."
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of the topics under one prefix."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    @property
+    def calls(self) -> str:
+        """Frames; n partitions; kept by time."""
+        return self.prefix + "calls"
+
+    @property
+    def stored(self) -> str:
+        """Signed frontiers, key = lane; only partition 0 is used; compacted."""
+        return self.prefix + "stored"
+
+    @property
+    def deadletter(self) -> str:
+        """Wakes whoever watches dead letters: the rows are in the store; only partition 0 is used."""
+        return self.prefix + "deadletter"
