@@ -40,8 +40,8 @@ def setup_logging(name: str, *, level: int = logging.INFO) -> None:
 
 def _only_for(prefix: str, inner: logging.Filter) -> logging.Filter:
     class _Gate(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
-            return inner.filter(record) if record.name.startswith(prefix) else True
+        def filter(self, record: logging.LogRecord) -> bool:
+            return bool(inner.filter(record)) if record.name.startswith(prefix) else True
 
     return _Gate()
 

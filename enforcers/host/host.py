@@ -1,0 +1,217 @@
+"""The process `wardline enforce`: seals, sends, and says how far it is.
+
+It holds the frame key, no door does. Started alone or by a supervisor, it first makes its state whole (checkpoint, boxes, dead
+doors) with the code that runs all the time, then is `ready`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+from prometheus_client import Gauge
+
+from enforcers.host.engine import Engine
+from enforcers.host.link import Link
+from schemas.bundle import parse_bundle
+from schemas.config import Config
+from schemas.errors import OperatorFault, WardlineError
+from schemas.home import Home
+from schemas.keys import own_key
+from schemas.process import Lock, private_dir, write_atomic, write_run_file
+from schemas.records import make_boot
+from schemas.telemetry import serve_metrics
+
+log = logging.getLogger(__name__)
+
+STOP_S: Final = 30.0
+"""How long a stopping host waits for `stored`; then the outbox is kept for the next start."""
+
+SAY_S: Final = 0.2
+ADOPT_S: Final = 2.0
+ADOPT_AFTER: Final = {"replay": 2, "enforce": 8}
+"""Rounds of ADOPT_S that a host must have been without a holder: a supervisor starts its own again well before."""
+
+LOCK_WAIT_S: Final = 20.0
+
+LAG = Gauge("wardline_host_records", "Records since start", ["stage"])
+DISK = Gauge("wardline_host_bytes", "Bytes on disk", ["what"])
+
+
+def run(home: Home, config: Config, *, name: str, bundle: bytes, metrics_port: int = 0, adopt: bool = True) -> int:
+    """Run one enforcer host until SIGTERM or SIGINT; returns the exit code.
+
+    `bundle` is the compiled policy that its doors map. Raises OperatorFault when the host is held by another process or its
+    state is damaged.
+    """
+    return uvloop.run(_Host(home, config, name, bundle, metrics_port, adopt).main())
+
+
+class _Host:
+    def __init__(self, home: Home, config: Config, name: str, bundle: bytes, metrics_port: int, adopt: bool) -> None:
+        self._home = home
+        self._config = config
+        self._name = name
+        self._digest = parse_bundle(bundle).digest
+        self._bundle = private_dir(home.host(name) / "bundle") / f"{self._digest}.json"
+        write_atomic(self._bundle, bundle)
+        self._metrics_port = metrics_port
+        self._adopt = adopt
+        self._boot = make_boot(int(time.time()), secrets.randbits(32))
+        self._engines: dict[str, Engine] = {}
+        self._unheld: dict[str, int] = {}
+        self._stop = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._said: dict[str, Any] = {}
+
+    async def main(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        private_dir(self._home.run)
+        metrics = serve_metrics(self._metrics_port)
+        self._fixed = {"name": self._name, "pid": os.getpid(), "address": metrics, "metrics": metrics}
+        self._say("starting")
+        lock = await self._own_lock()
+        if lock is None:
+            self._home.run_file(self._name).unlink(missing_ok=True)
+            return 0
+        self._engines[self._name] = self._engine(self._name, lock)
+        link = Link(self._home, self._config, lambda: list(self._engines.values()))
+        tasks = [asyncio.create_task(job) for job in (link.send(), link.hear(), self._seal(link), self._say_all())]
+        if self._adopt:
+            tasks.append(asyncio.create_task(self._adopt_all()))
+        log.info("host %s boot %016x runs policy %s", self._name, self._boot, self._digest[:12])
+        stopping = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        code = 0
+        if stopping in done:
+            self._say("stopping")
+            if await self._last_words(tasks):
+                log.info("everything is stored")
+            else:
+                log.warning("not everything is stored after %d s: the outbox is kept for the next start", STOP_S)
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                # a crash of any part is a crash of the host: the next start makes it whole from disk
+                fault = task.exception()
+                log.error("the host ends: %s", fault if isinstance(fault, WardlineError) else repr(fault))
+                code = 2 if isinstance(fault, OperatorFault) else 1
+            task.cancel()
+        await asyncio.wait(tasks, timeout=10)
+        self._thread.shutdown()
+        for engine in self._engines.values():
+            engine.close()
+        self._home.run_file(self._name).unlink(missing_ok=True)
+        return code
+
+    async def _own_lock(self) -> Lock | None:
+        """Our host folder; an adopter that holds it lets go when it sees `wanted`."""
+        folder = private_dir(self._home.host(self._name))
+        lock, wanted = Lock(folder / "lock"), folder / "wanted"
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not lock.take():
+            wanted.touch(0o600)
+            if self._stop.is_set():
+                return None
+            if time.monotonic() > deadline:
+                raise OperatorFault(f"host `{self._name}` is held by process {lock.holder()} (`{lock.path}`)")
+            await asyncio.sleep(0.1)
+        wanted.unlink(missing_ok=True)
+        return lock
+
+    def _engine(self, name: str, lock: Lock) -> Engine:
+        return Engine(self._home, self._config, name, self._boot, own_key(self._home, "hosts", name), lock)
+
+    async def _seal(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        full = self._config.enforcer.frame_records * self._config.kafka.partitions // 2
+        while True:
+            busiest = 0
+            for engine in list(self._engines.values()):
+                cut = await loop.run_in_executor(self._thread, engine.step)
+                if cut is not None:
+                    engine.commit(cut)
+                    busiest = max(busiest, cut.records)
+            if busiest:
+                link.wake.set()
+            if busiest < full:
+                await asyncio.sleep(self._config.enforcer.seal_ms / 1000)
+
+    async def _last_words(self, tasks: list["asyncio.Task[None]"]) -> bool:
+        """Wait until everything is stored, or STOP_S, or until a part of us fails."""
+        deadline = time.monotonic() + STOP_S
+        # two rounds of sealing: what a door wrote last is read in the first, its end is seen in the second
+        await asyncio.sleep(2 * self._config.enforcer.seal_ms / 1000)
+        while time.monotonic() < deadline and not any(task.done() for task in tasks):
+            if all(engine.quiet() for engine in self._engines.values()):
+                return True
+            await asyncio.sleep(0.05)
+        return all(engine.quiet() for engine in self._engines.values())
+
+    async def _adopt_all(self) -> None:
+        """Take over hosts that nobody holds and that have something left; let go when done or when the owner is back."""
+        while True:
+            await asyncio.sleep(ADOPT_S)
+            for name, engine in list(self._engines.items()):
+                if name == self._name:
+                    continue
+                wanted = (self._home.host(name) / "wanted").exists()
+                if wanted or engine.drained():
+                    del self._engines[name]
+                    await asyncio.get_running_loop().run_in_executor(self._thread, engine.close)
+                    log.info("host %s is %s", name, "wanted back" if wanted else "finished")
+            for folder in sorted(self._home.hosts.iterdir()):
+                if folder.name not in self._engines and _left(folder):
+                    self._consider(folder.name)
+
+    def _consider(self, name: str) -> None:
+        lock = Lock(self._home.host(name) / "lock")
+        if not lock.take():
+            self._unheld.pop(name, None)
+            return
+        rounds = self._unheld[name] = self._unheld.get(name, 0) + 1
+        if rounds < ADOPT_AFTER.get(name.partition("-")[0], ADOPT_AFTER["enforce"]):
+            lock.release()
+            return
+        try:
+            self._engines[name] = self._engine(name, lock)
+        except OperatorFault as fault:
+            lock.release()
+            log.error("host %s cannot be adopted: %s", name, fault)
+            return
+        log.info("host %s is adopted: nobody holds it and it has records left", name)
+
+    async def _say_all(self) -> None:
+        while True:
+            self._say("stopping" if self._stop.is_set() else "ready")
+            await asyncio.sleep(SAY_S)
+
+    def _say(self, state: str) -> None:
+        said: dict[str, Any] = {**self._fixed, "state": state, "boot": f"{self._boot:016x}", "policy_digest": self._digest,
+                                "bundle": str(self._bundle)}  # fmt: skip
+        engine = self._engines.get(self._name)
+        if engine is not None:
+            said |= engine.figures()
+            said |= {"stored_seq": engine.stored_seq(), "full": engine.full, "living": engine.living()}
+            said["adopted"] = {name: other.figures() for name, other in self._engines.items() if name != self._name}
+            for stage in ("spooled", "sealed", "sent", "stored"):
+                LAG.labels(stage).set(said[stage])
+            for what in ("outbox_bytes", "spool_bytes"):
+                DISK.labels(what).set(said[what])
+        if said != self._said:
+            self._said = said
+            with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not
+                write_run_file(self._home.run_file(self._name), said)
+
+
+def _left(folder: Path) -> bool:
+    """Whether a host folder has records that are not stored: a box, or a door that is not finished."""
+    return any(folder.glob("outbox/*.box")) or any(folder.glob("doors/????????????????/*.seg"))

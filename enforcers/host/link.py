@@ -1,0 +1,221 @@
+"""The host's two Kafka clients: a producer that sends what is due, a consumer that hears what is stored.
+
+The producer is thrown away on any send error and after each change of the broker: an idempotent one can stay wedged for ever
+after an outage. What it had in hand is sent again, byte for byte, and the worker knows a frame that it has seen.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter
+
+from enforcers.core.lanes import FrameRef
+from enforcers.host.engine import Engine
+from schemas.config import Config
+from schemas.errors import FrameFault, PeerFault
+from schemas.frontier import parse_frontier
+from schemas.home import Home
+from schemas.keys import Trust
+from schemas.limits import FRAME_BYTES_MAX, INFLIGHT_BYTES_MAX
+from schemas.links import embedded_broker, kafka_security, kafka_servers
+from schemas.process import read_run_file
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+OUTSTANDING_MAX: Final = 64
+"""Frames that one producer has in hand; bounds what an outage sends again."""
+
+STOP_S: Final = 5.0
+RECONNECT_S: Final = 0.3
+TICK_S: Final = 0.1
+REQUEST_MS: Final = 120_000
+"""Longer than an outage that shall not cost a new producer."""
+
+SENT = Counter("wardline_host_frames_sent", "Frames given to Kafka, copies included")
+RECREATED = Counter("wardline_host_producers_recreated", "Producers thrown away after an error")
+FRONTIERS = Counter("wardline_host_frontiers", "Frontiers heard", ["verdict"])
+
+
+class Link:
+    """Sends for every engine of this process. `engines` is asked anew each round, so that adopted hosts may come and go."""
+
+    def __init__(self, home: Home, config: Config, engines: Callable[[], Iterable[Engine]]) -> None:
+        self._home = home
+        self._config = config
+        self._engines = engines
+        self._embedded = embedded_broker(config)
+        self._topics = Topics(config.kafka.prefix)
+        self._trust = Trust(home.trusted("workers"))
+        self._broker: object = None
+        self.wake = asyncio.Event()
+        self.state = "no broker yet"
+
+    def _identity(self) -> tuple[str, object]:
+        """Servers, and what changes when an embedded broker is another one (it then knows nothing)."""
+        servers = kafka_servers(self._home, self._config)
+        if not self._embedded:
+            return servers, servers
+        said = read_run_file(self._home.run_file("broker")) or {}
+        return servers, (said.get("pid"), said.get("address"))
+
+    def _client_options(self, servers: str) -> dict[str, Any]:
+        return {"bootstrap_servers": servers, "client_id": "wardline-host", **kafka_security(self._config)}
+
+    async def send(self) -> None:
+        """Send for ever; returns only by cancellation."""
+        while True:
+            try:
+                servers, identity = self._identity()
+            except PeerFault as fault:
+                self.state = str(fault)
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            if self._broker not in (None, identity):
+                for engine in self._engines():
+                    engine.lanes.broker_is_new()
+            self._broker = identity
+            try:
+                await self._session(servers)
+            except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
+                self.state = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no answer'}"
+                log.warning("kafka at %s: %s; a new producer sends what is not stored", servers, self.state)
+                RECREATED.inc()
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _session(self, servers: str) -> None:
+        producer = AIOKafkaProducer(
+            acks="all", enable_idempotence=True, request_timeout_ms=10_000 if self._embedded else REQUEST_MS,
+            max_request_size=FRAME_BYTES_MAX + (64 << 10), retry_backoff_ms=200, **self._client_options(servers),
+        )  # fmt: skip
+        session = _Session(self.wake)
+        try:
+            await asyncio.wait_for(producer.start(), 15)
+            self.state = "connected"
+            await self._pump(producer, session)
+        finally:
+            # whoever is in hand now is unknown to us: sent again, and known to the worker if it did arrive
+            session.abandon()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(producer.stop(), STOP_S)
+
+    async def _pump(self, producer: AIOKafkaProducer, session: "_Session") -> None:
+        looked = 0.0
+        while True:
+            self.wake.clear()
+            now = time.monotonic()
+            if self._embedded and now - looked > RECONNECT_S:
+                looked = now
+                if self._identity()[1] != self._broker:
+                    raise PeerFault("the broker is a new one")
+            budget = self._budget()
+            for engine in list(self._engines()):
+                for ref in engine.lanes.due(time.monotonic_ns(), budget):
+                    session.raise_failed()
+                    engine.lanes.sent(ref)
+                    data = engine.outbox.frame(ref)
+                    session.add(engine, ref, await producer.send(self._topics.calls, data, partition=ref.lane.partition))
+                    SENT.inc()
+                    await session.room(OUTSTANDING_MAX)
+            session.raise_failed()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), TICK_S)
+
+    def _budget(self) -> int | None:
+        """Bytes in flight for a partition. The embedded broker drops the oldest above 5 MiB, so hosts share what is safe."""
+        if not self._embedded:
+            return None
+        hosts = sum(1 for f in self._home.run.glob("*.json") if f.name.startswith(("enforce-", "replay-")))
+        return min(self._config.enforcer.inflight_bytes, INFLIGHT_BYTES_MAX) // max(1, hosts)
+
+    async def hear(self) -> None:
+        """Listen for stored frontiers for ever."""
+        while True:
+            consumer = None
+            try:
+                servers, identity = self._identity()
+                consumer = AIOKafkaConsumer(
+                    enable_auto_commit=False, auto_offset_reset="earliest",
+                    fetch_max_wait_ms=20 if self._embedded else 500, **self._client_options(servers),
+                )  # fmt: skip
+                await asyncio.wait_for(consumer.start(), 15)
+                consumer.assign([TopicPartition(self._topics.stored, 0)])
+                while not self._embedded or self._identity()[1] == identity:
+                    for messages in (await consumer.getmany(timeout_ms=500)).values():
+                        for message in messages:
+                            self._heard(message.value)
+            except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
+                log.debug("frontiers: %s", fault)
+            finally:
+                if consumer is not None:
+                    with contextlib.suppress(Exception):
+                        await asyncio.wait_for(consumer.stop(), STOP_S)
+            await asyncio.sleep(RECONNECT_S)
+
+    def _heard(self, data: bytes | None) -> None:
+        if data is None:
+            return
+        try:
+            said = parse_frontier(data, self._trust.verifier)
+        except FrameFault as fault:
+            FRONTIERS.labels(fault.reason).inc()
+            log.warning("a frontier is refused: %s", fault)
+            return
+        for engine in self._engines():
+            if engine.name != said.lane.host:
+                continue
+            if not engine.lanes.plausible(said.lane, said.frame_no):
+                FRONTIERS.labels("implausible").inc()
+                log.warning("a frontier is refused: lane %s has no frame %d yet", said.lane.text, said.frame_no)
+            elif engine.stored(said.lane, said.frame_no):
+                self.wake.set()
+        FRONTIERS.labels("good").inc()
+
+
+class _Session:
+    """What one producer has in hand."""
+
+    def __init__(self, wake: asyncio.Event) -> None:
+        self._hand: dict[asyncio.Future[Any], tuple[Engine, FrameRef]] = {}
+        self._failed: BaseException | None = None
+        self._wake = wake
+        self._freed = asyncio.Event()
+
+    def add(self, engine: Engine, ref: FrameRef, future: "asyncio.Future[Any]") -> None:
+        self._hand[future] = (engine, ref)
+        future.add_done_callback(self._done)
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        held = self._hand.pop(future, None)
+        fault = None if future.cancelled() else future.exception()
+        if held is not None:
+            engine, ref = held
+            if future.cancelled() or fault is not None:
+                engine.lanes.failed(ref)
+                self._failed = fault or KafkaError("cancelled")
+            else:
+                engine.lanes.acked(ref, time.monotonic_ns())
+        self._freed.set()
+        if self._failed is not None:
+            self._wake.set()
+
+    def raise_failed(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    async def room(self, limit: int) -> None:
+        while len(self._hand) >= limit:
+            self._freed.clear()
+            await self._freed.wait()
+        self.raise_failed()
+
+    def abandon(self) -> None:
+        for engine, ref in self._hand.values():
+            engine.lanes.failed(ref)
+        self._hand.clear()
