@@ -128,11 +128,16 @@ class Link:
                 await asyncio.wait_for(self.wake.wait(), TICK_S)
 
     def _budget(self) -> int | None:
-        """Bytes in flight for a partition. The embedded broker drops the oldest above 5 MiB, so hosts share what is safe."""
+        """Bytes in flight for a partition. The embedded broker drops the oldest above 5 MiB, so hosts, adopted ones too, share what is safe."""
         if not self._embedded:
             return None
-        hosts = sum(1 for f in self._home.run.glob("*.json") if f.name.startswith(("enforce-", "replay-")))
-        return min(self._config.enforcer.inflight_bytes, INFLIGHT_BYTES_MAX) // max(1, hosts)
+        running = {
+            file.stem
+            for file in self._home.run.glob("*.json")
+            if file.stem.startswith(("enforce-", "replay-")) and (read_run_file(file) or {}).get("alive")
+        }
+        sharers = running | {engine.name for engine in self._engines()}
+        return min(self._config.enforcer.inflight_bytes, INFLIGHT_BYTES_MAX) // max(1, len(sharers))
 
     async def hear(self) -> None:
         """Listen for stored frontiers for ever."""
