@@ -1,0 +1,6 @@
+"""The command line, in the order that a first hour meets it.
+
+`main` is the parser and the last place where an error becomes one line; `common` finds the home and the configuration;
+`processes` runs each process alone, `up` all of them under `supervise`; `status` says how they are; `replay` feeds recorded
+calls, `sql` asks the store; `policy` checks policy files; `deadletter` handles frames that were refused.
+"""

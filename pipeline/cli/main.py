@@ -1,0 +1,70 @@
+"""The command `wardline`: its parser, and the last place where an error becomes one line."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Final, NoReturn
+
+from pipeline.cli.common import home_option
+from schemas.errors import WardlineError
+from schemas.process import leave_with_parent
+
+MODULES: Final = ("up", "status", "replay", "sql", "policy", "deadletter", "processes")
+
+
+def _modules() -> list[ModuleType]:
+    found = []
+    for name in MODULES:
+        try:
+            found.append(importlib.import_module(f"pipeline.cli.{name}"))
+        except ImportError as fault:
+            if isinstance(fault, ModuleNotFoundError) and fault.name == f"pipeline.cli.{name}":
+                continue
+            print(f"wardline: {name} is not there yet: {fault}", file=sys.stderr)
+    return found
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"wardline: {message}; see `{self.prog} --help`\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="wardline", description="Egress governance for AI agents: decide, record, prove.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    common = home_option()
+    for module in _modules():
+        module.register(commands, common)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Never lets a traceback through for an error that is somebody's to put right."""
+    leave_with_parent()  # before anything slow: our parent may end while we import
+    os.umask(0o077)
+    try:
+        args = build_parser().parse_args(argv)
+        return int(args.run(args))
+    except WardlineError as fault:
+        print(f"wardline: {fault}", file=sys.stderr)
+    except BrokenPipeError:
+        # whoever read our output has seen enough (`| head`); the interpreter would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as fault:
+        where = f"{fault.filename}: " if fault.filename else ""
+        print(f"wardline: {where}{(fault.strerror or str(fault)).lower()}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("wardline: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

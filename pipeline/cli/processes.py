@@ -1,0 +1,161 @@
+"""Each process alone: `wardline broker | store | work | enforce`. `wardline up` starts the same commands as its children.
+
+The shells are imported when their command runs: together they bring Faust, Arrow and the ClickHouse engine, seconds of work
+that no other command needs.
+"""
+
+import argparse
+import asyncio
+import logging
+import re
+from typing import Final
+
+from pipeline.cli.common import Commands, add_clickhouse, add_kafka, config_of, home_of, open_home, refuse_strangers
+from schemas.config import Config
+from schemas.errors import OperatorFault, PeerFault
+from schemas.home import Home
+from schemas.links import embedded_broker
+from schemas.process import Lock, take_or_fail
+from schemas.telemetry import setup_logging
+
+log = logging.getLogger(__name__)
+
+SLOTS_MAX: Final = 1024
+"""Workers, enforcers or replays of one home at a time."""
+
+HOST_NAME: Final = re.compile(r"(enforce|replay)-[1-9][0-9]{0,4}")
+
+
+
+def register(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the four processes."""
+    broker = commands.add_parser("broker", parents=[common], help="run the embedded broker alone", allow_abbrev=False)
+    broker.set_defaults(run=run_broker)
+
+    store = commands.add_parser("store", parents=[common], help="run the embedded store alone", allow_abbrev=False)
+    store.add_argument("--port", type=port, default=0, metavar="P", help="port for ClickHouse clients (default 0: a free one)")
+    store.set_defaults(run=run_store)
+
+    work = commands.add_parser("work", parents=[common], help="run one worker alone", allow_abbrev=False)
+    work.add_argument("--slot", type=slot, metavar="N", help="this worker's number (default: the first that is free)")
+    add_kafka(work)
+    add_clickhouse(work)
+    work.set_defaults(run=run_work)
+
+    enforce = commands.add_parser("enforce", parents=[common], help="run one enforcer host alone", allow_abbrev=False)
+    which = enforce.add_mutually_exclusive_group()
+    which.add_argument("--slot", type=slot, metavar="N", help="this host's number (default: the first that is free)")
+    which.add_argument("--name", help="this host's whole name, `enforce-N`")
+    enforce.add_argument("--no-adopt", action="store_true", help=argparse.SUPPRESS)  # a replay's host looks after itself alone
+    add_kafka(enforce)
+    enforce.set_defaults(run=run_enforce)
+
+    for parser in (broker, store, work, enforce):
+        parser.add_argument("--metrics-port", type=port, default=0, metavar="P", help="port for Prometheus (default 0: free)")
+
+
+def port(text: str) -> int:
+    """A port number, 0 for a free one."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a port, 0 to 65535")
+    return int(text)
+
+
+def slot(text: str) -> int:
+    """A slot number, from 1."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= SLOTS_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 to {SLOTS_MAX}")
+    return int(text)
+
+
+def _begin(args: argparse.Namespace) -> tuple[Home, Config]:
+    refuse_strangers()
+    home = home_of(args)
+    open_home(home)
+    return home, config_of(args, home)
+
+
+def _own_name(home: Home, kind: str, number: int | None) -> tuple[str, Lock]:
+    """Take the name `KIND-N`: the one asked for, or the first that no process holds. Held until this process ends."""
+    if number is not None:
+        name = f"{kind}-{number}"
+        return name, take_or_fail(home.run / f"{name}.lock", name)
+    for n in range(1, SLOTS_MAX + 1):
+        lock = Lock(home.run / f"{kind}-{n}.lock")
+        if lock.take():
+            return f"{kind}-{n}", lock
+    raise OperatorFault(f"all {SLOTS_MAX} names `{kind}-N` of `{home.root}` are held")
+
+
+def run_broker(args: argparse.Namespace) -> int:
+    """`wardline broker`."""
+    home, config = _begin(args)
+    if not embedded_broker(config):
+        raise OperatorFault(f"kafka.servers is `{config.kafka.servers}`: the embedded broker is not used")
+    lock = take_or_fail(home.run / "broker.lock", "broker")
+    setup_logging("broker")
+    from pipeline.shells import broker
+
+    try:
+        return broker.run(home, config, metrics_port=args.metrics_port)
+    finally:
+        lock.release()
+
+
+def run_store(args: argparse.Namespace) -> int:
+    """`wardline store`."""
+    home, config = _begin(args)
+    if config.clickhouse.url:
+        raise OperatorFault(f"clickhouse.url is `{config.clickhouse.url}`: the embedded store is not used")
+    lock = take_or_fail(home.run / "store.lock", "store")
+    setup_logging("store")
+    from pipeline.shells import store
+
+    try:
+        return store.run(home, config, port=args.port, metrics_port=args.metrics_port)
+    finally:
+        lock.release()
+
+
+def run_work(args: argparse.Namespace) -> int:
+    """`wardline work`."""
+    home, config = _begin(args)
+    name, lock = _own_name(home, "work", args.slot)
+    setup_logging(name)
+    from pipeline.shells import topics, worker
+
+    try:
+        asyncio.run(topics.ensure_topics(home, config))
+        return worker.run(home, config, slot=name, metrics_port=args.metrics_port)
+    finally:
+        lock.release()
+
+
+def run_enforce(args: argparse.Namespace) -> int:
+    """`wardline enforce`."""
+    home, config = _begin(args)
+    if args.name is not None:
+        if not HOST_NAME.fullmatch(args.name):
+            raise OperatorFault(f"--name: `{args.name}` is not enforce-N")
+        name, lock = args.name, take_or_fail(home.run / f"{args.name}.lock", args.name)
+    else:
+        name, lock = _own_name(home, "enforce", args.slot)
+    setup_logging(name)
+    from enforcers import host
+    from pipeline.policy.load import load_bundle
+    from pipeline.shells import topics
+
+    try:
+        bundle = load_bundle(home.policies)
+        try:
+            asyncio.run(topics.ensure_topics(home, config))
+        except PeerFault as fault:
+            # calls are recorded all the same: the outbox keeps them until the broker is there
+            log.warning("%s; records wait in the outbox", fault)
+        return host.run(
+            home, config, name=name, bundle=bundle.encode(), metrics_port=args.metrics_port, adopt=not args.no_adopt
+        )  # fmt: skip
+    finally:
+        lock.release()
+
+
