@@ -1,0 +1,166 @@
+"""One call: decide it, say what to record before it goes out, and what to record when it has ended.
+
+    Call --decide--> Decision --decision_record--> append()   then, when that has returned and the verdict is ALLOW, act
+                                effect_record  --> append()   when it has ended, with the seq that the first append gave
+
+A record is the exact arguments of `SpoolWriter.append`. A door that dies between the two leaves the call open; its host then
+records it as lost. A refused call is closed by its decision and has no effect.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol, TypeAlias
+
+from enforcers.core.chain import Chain
+from schemas.layout import VERDICT_UNSAID
+from schemas.limits import STRING_BYTES_MAX
+from schemas.records import SEPARATOR, Decision, Kind, Mode, Outcome, Verdict
+from schemas.vocabulary import action_uid, parse_uid, registrable_domain
+
+TENANT: Final = "default"
+
+Texts: TypeAlias = tuple[
+    str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str
+]  # fmt: skip
+Record: TypeAlias = tuple[
+    int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes, bytes, Texts, bool
+]  # fmt: skip
+"""`kind, call_seq, time_ns, recorded_ns, verdict, outcome, mode, depth, status, count, bytes_out, bytes_in, duration_ns, epoch,
+ref, query_hash, query_bytes, query_bits, trace_id, parent_span, texts, reserved`"""
+
+
+class Decides(Protocol):
+    """What `ext.decide.Matcher` does for us."""
+
+    @property
+    def digest(self) -> str:
+        """Of the policies that it decides by."""
+
+    def decide(self, links: tuple[str, ...], action: str, resource: str, /) -> Decision:
+        """The AND over the links."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a call touches: the resource's uid and, as far as its door knows them, where that is."""
+
+    resource: str
+    scheme: str = ""
+    host: str = ""
+    domain: str = ""
+    address: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a door knows of a call before it is decided. Frozen, so that what was judged is what is recorded."""
+
+    time_ns: int
+    """When the call was made, nanoseconds since 1970."""
+    door: str
+    chain: Chain
+    action: str
+    """`http:POST`, `mcp:tools/call`."""
+    target: Target
+    trace_id: bytes
+    parent_span: bytes = bytes(8)
+    session: str = ""
+    assurance: str = ""
+    """Of each edge of the chain, joined by SEPARATOR; empty where nobody has assured any."""
+    credential: str = ""
+    """The thumbprint or hash of what proved the agent; empty where nothing did."""
+    proof: str = ""
+    """The kind of that proof."""
+    ref: int = 0
+    """The caller's own number for the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a call ended that was let out."""
+
+    time_ns: int
+    outcome: Outcome
+    status: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    duration_ns: int = 0
+    error: str = ""
+
+
+@lru_cache(8192)
+def target_of(resource: str) -> Target:
+    """What a resource's uid alone says: of a host, its name and registrable domain."""
+    kind, name = parse_uid(resource)
+    if kind != "Host":
+        return Target(resource=resource)
+    host = name.rpartition(":")[0]
+    return Target(resource=resource, host=host, domain=registrable_domain(host))
+
+
+def decide(matcher: Decides, call: Call) -> Decision:
+    """Refuse unless every link of the chain is permitted and none is forbidden.
+
+    A chain that is too deep is refused for that (`chain`), one where no agent acts for that (`identity`); neither asks policy.
+    """
+    if call.chain.too_deep:
+        return Decision(reason="chain", policy_digest=matcher.digest)
+    if not call.chain.links:
+        return Decision(reason="identity", policy_digest=matcher.digest)
+    return matcher.decide(call.chain.links, _action(call.action), call.target.resource)
+
+
+_action = lru_cache(1024)(action_uid)
+
+
+def decision_record(call: Call, decision: Decision, recorded_ns: int) -> Record:
+    """What to record before anything goes out.
+
+    A refusal may use the spool's reserved room and ends the call; nothing went out, so its sizes are zero.
+    """
+    chain, target = call.chain, call.target
+    allowed = decision.verdict is Verdict.ALLOW
+    outcome = Outcome.OPEN if allowed else Outcome.REFUSED
+    texts = (
+        TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
+        call.action, target.resource, target.scheme, target.host, target.domain, target.address, target.path,
+        policies_text(decision.because), decision.reason, decision.policy_digest, "",
+    )  # fmt: skip
+    return (
+        int(Kind.DECISION), 0, call.time_ns, recorded_ns, int(decision.verdict), int(outcome),
+        int(Mode.ENFORCE), chain.depth, 0, 0, 0, 0, 0, decision.epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
+        texts, not allowed,
+    )  # fmt: skip
+
+
+def effect_record(call: Call, seq: int, end: End, recorded_ns: int) -> Record:
+    """What to record when a call that was let out has ended; `seq` is its decision's.
+
+    It may use the reserved room: the call is out, and its end must not wait for others. What the decision said is not
+    repeated: they meet by `call_seq`.
+    """
+    return (
+        int(Kind.EFFECT), seq, end.time_ns, recorded_ns, VERDICT_UNSAID, int(end.outcome), int(Mode.ENFORCE), 0, end.status, 0,
+        end.bytes_out, end.bytes_in, end.duration_ns, 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
+        _NO_ERROR if not end.error else (*_NO_ERROR[:-1], end.error), True,
+    )  # fmt: skip
+
+
+_NO_ERROR: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
+
+
+@lru_cache(8192)
+def policies_text(ids: tuple[str, ...]) -> str:
+    """The ids joined by SEPARATOR; those that do not fit into STRING_BYTES_MAX are counted in a last item, `+12`."""
+    text = SEPARATOR.join(ids)
+    if len(text.encode()) <= STRING_BYTES_MAX:
+        return text
+    fit, size = [], 0
+    room = STRING_BYTES_MAX - len(f"{SEPARATOR}+{len(ids)}")
+    for one in ids:
+        size += len(one.encode()) + 1
+        if size > room:
+            break
+        fit.append(one)
+    return SEPARATOR.join([*fit, f"+{len(ids) - len(fit)}"])
