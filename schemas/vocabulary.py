@@ -110,7 +110,7 @@ def entity_uid(kind: str, name: str) -> str:
 
 
 def parse_uid(text: str) -> tuple[str, str]:
-    """(type, id) of a uid's text. Raises AgentFault when it is no uid in its one spelling, or has more than STRING_BYTES_MAX."""
+    """(type, id) of a uid's text. Raises AgentFault when it is no uid in its one spelling, or above STRING_BYTES_MAX."""
     found = _UID.fullmatch(text) if len(text) <= STRING_BYTES_MAX else None
     if found is not None and RESERVED_WORDS.isdisjoint(found[1].split("::")):
         try:

@@ -1,0 +1,405 @@
+# distutils: language = c++
+"""The decision: may this chain do this, by this policy set, and which policies say so.
+
+A **miss** costs the same for ten policies as for a hundred thousand. Policies are the leaves of a tree of three levels, action,
+then principal, then resource. An edge is a **key**: `any`, `is T`, `== E`, `in E`, `is T in E`, and only keys that some policy
+uses exist. An entity has the keys that are true of it, found by walking up its parents; at each node of the tree the smaller
+side is walked: the node's edges, or the entity's keys. Scope tests cannot fail, so a policy that is not reached is one that
+does not apply, and nothing is lost by not looking at it.
+
+A **hit** is one probe of a table of fixed size: a hash over the texts' own (seeded) hashes, then the texts themselves are
+compared. Four places per hash, taken in turn. Texts of a call are kept in that table only, and only short ones: whoever chooses
+them can push others out, which costs those a miss, and cannot make it grow.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject, PyObject_Hash
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_GET_LENGTH, PyUnicode_READ_CHAR
+from cython.operator cimport dereference
+from libc.stdint cimport uint32_t, uint64_t
+from libcpp.algorithm cimport sort
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+import hashlib
+
+from schemas.bundle import parse_bundle
+from schemas.errors import AgentFault, OperatorFault
+from schemas.records import Decision, Verdict
+from schemas.vocabulary import implied_parents, parse_uid
+
+cdef enum:
+    WAYS = 4
+    SETS = 4096
+    KEY_CHARS_MAX = 1024    # texts of one question, all together: a longer one is decided and not kept
+    ANY_KEY = 1             # the first key; 0 says that no policy uses it
+    ROOT = 0
+
+cdef struct Slot:
+    uint64_t tag
+    PyObject* links
+    PyObject* action
+    PyObject* resource
+    PyObject* decision      # NULL: an empty place
+
+cdef struct Edge:
+    uint32_t key
+    uint32_t node
+
+
+cdef inline uint64_t mixed(uint64_t h, uint64_t more) noexcept nogil:
+    h = (h ^ more) * <uint64_t>0x9E3779B97F4A7C15
+    return h ^ (h >> 29)
+
+
+cdef inline uint64_t pack(uint32_t high, uint32_t low) noexcept nogil:
+    return (<uint64_t>high << 32) | low
+
+
+cdef inline uint32_t find(unordered_map[uint64_t, uint32_t]& table, uint64_t key) noexcept nogil:
+    """The value, 0 when there is none."""
+    cdef unordered_map[uint64_t, uint32_t].iterator found = table.find(key)
+    return 0 if found == table.end() else dereference(found).second
+
+
+cdef bint same_links(tuple a, tuple b):
+    cdef Py_ssize_t i, n = PyTuple_GET_SIZE(a)
+    if a is b:
+        return True
+    if n != PyTuple_GET_SIZE(b):
+        return False
+    for i in range(n):
+        if <str>PyTuple_GET_ITEM(a, i) != <str>PyTuple_GET_ITEM(b, i):
+            return False
+    return True
+
+
+cdef Py_ssize_t type_chars(str uid) except -2:
+    """Characters of the type in a uid's text; -1 when the text is no uid in its one spelling.
+
+    The common spelling (`Agent::"plain"`) is checked here, any other by the vocabulary.
+    """
+    cdef Py_ssize_t i, n = PyUnicode_GET_LENGTH(uid)
+    cdef Py_ssize_t mark = uid.find('::"')
+    cdef Py_UCS4 c
+    if mark < 1 or n < mark + 4:
+        return -1
+    c = PyUnicode_READ_CHAR(uid, 0)
+    if not u'A' <= c <= u'Z' or PyUnicode_READ_CHAR(uid, n - 1) != u'"':
+        return mark if is_uid(uid) else -1
+    for i in range(1, mark):
+        c = PyUnicode_READ_CHAR(uid, i)
+        if not (u'a' <= c <= u'z' or u'A' <= c <= u'Z' or u'0' <= c <= u'9'):
+            return mark if is_uid(uid) else -1
+    for i in range(mark + 3, n - 1):
+        c = PyUnicode_READ_CHAR(uid, i)
+        if c == u'"' or c == u'\\' or c < 32 or 127 <= c < 160 or 0xD800 <= c <= 0xDFFF:
+            return mark if is_uid(uid) else -1
+    return mark
+
+
+cdef bint is_uid(str text):
+    try:
+        parse_uid(text)
+    except AgentFault:
+        return False
+    return True
+
+
+cdef class Keys:
+    """The keys of one dimension that policies use, and those that are true of the entity now asked about."""
+
+    cdef unordered_map[uint64_t, uint32_t] of_type, equal, within, of_type_within
+    cdef vector[uint64_t] asked         # key -> the last question it was true in
+    cdef vector[uint32_t] true_now
+    cdef uint64_t question
+
+    def __cinit__(self):
+        self.asked.resize(ANY_KEY + 1)
+
+    cdef uint32_t key(self, unordered_map[uint64_t, uint32_t]& table, uint64_t what):
+        """The key, made when it is new."""
+        if not table.count(what):
+            table[what] = <uint32_t>self.asked.size()
+            self.asked.push_back(0)
+        return table[what]
+
+    cdef void begin(self) noexcept:
+        self.question += 1
+        self.true_now.clear()
+        self.add(ANY_KEY)
+
+    cdef void add(self, uint32_t key) noexcept:
+        if key and self.asked[key] != self.question:
+            self.asked[key] = self.question
+            self.true_now.push_back(key)
+
+
+cdef class Matcher:
+    """Decides calls against one compiled policy set: see the stub for its contract."""
+
+    cdef readonly str digest
+    cdef readonly uint64_t policies, misses, cached
+    cdef Slot* slots
+    cdef uint32_t turn
+    cdef Keys principals, actions, resources
+    cdef dict uids, types               # what the bundle names -> its number, from 1
+    cdef vector[vector[uint32_t]] up    # number of an entity -> of its parents
+    cdef vector[uint64_t] walked        # number of an entity -> the last walk that met it
+    cdef vector[uint32_t] queue
+    cdef uint64_t walk
+    cdef vector[vector[Edge]] edges     # node -> where it leads
+    cdef unordered_map[uint64_t, uint32_t] child
+    cdef vector[vector[uint32_t]] rules_at
+    cdef vector[bint] forbids
+    cdef list names
+    cdef object identity, no_permit
+
+    def __cinit__(self, bytes bundle not None):
+        cdef uint32_t number
+        known = parse_bundle(bundle)
+        if known.encode() != bundle:
+            raise OperatorFault(f"these {len(bundle)} bytes are not the canonical spelling of their policy bundle")
+        self.slots = <Slot*>PyMem_Calloc(SETS * WAYS, sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError()
+        self.digest = hashlib.sha256(bundle).hexdigest()
+        self.identity = Decision(reason="identity", policy_digest=self.digest)
+        self.no_permit = Decision(reason="no-permit", policy_digest=self.digest)
+        self.principals, self.actions, self.resources = Keys(), Keys(), Keys()
+        self.uids, self.types, self.names = {}, {}, []
+        self.up.resize(1)
+        self.new_node()
+        for rule in known.rules:
+            self.add_rule(rule)
+        self.policies = len(self.names)
+        for uid, parents in known.parents.items():
+            number = self.entity(uid)
+            for parent in parents:
+                self.up[number].push_back(self.entity(parent))
+        todo = list(self.uids)
+        while todo:     # what the names imply, and what those names imply
+            uid = todo.pop()
+            for parent in implied_parents(uid):
+                if parent not in self.uids:
+                    todo.append(parent)
+                number = self.entity(parent)
+                self.up[<uint32_t>self.uids[uid]].push_back(number)
+        self.walked.resize(self.up.size())
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.slots != NULL:
+            for i in range(SETS * WAYS):
+                drop(self.slots[i])
+            PyMem_Free(self.slots)
+
+    cdef uint32_t new_node(self):
+        cdef vector[Edge] no_edges
+        cdef vector[uint32_t] no_rules
+        self.edges.push_back(no_edges)
+        self.rules_at.push_back(no_rules)
+        return <uint32_t>(self.edges.size() - 1)
+
+    cdef uint32_t entity(self, str uid) except 0:
+        cdef vector[uint32_t] none
+        if uid not in self.uids:
+            if not is_uid(uid):
+                raise OperatorFault(f"the bundle names `{uid}`, which is no entity uid")
+            self.uids[uid] = self.up.size()
+            self.up.push_back(none)
+        return self.uids[uid]
+
+    cdef uint32_t key_of(self, Keys keys, tuple constraint) except 0:
+        form, what = constraint[0], constraint[1:]
+        if form == "any" and not what:
+            return ANY_KEY
+        if form == "==" and len(what) == 1:
+            return keys.key(keys.equal, self.entity(what[0]))
+        if form == "in" and len(what) == 1:
+            return keys.key(keys.within, self.entity(what[0]))
+        if form == "is" and len(what) == 1:
+            return keys.key(keys.of_type, self.types.setdefault(what[0], len(self.types) + 1))
+        if form == "is in" and len(what) == 2:
+            kind = self.types.setdefault(what[0], len(self.types) + 1)
+            return keys.key(keys.of_type_within, pack(kind, self.entity(what[1])))
+        raise OperatorFault(f"the bundle has a scope constraint `{' '.join(constraint)}`, which this program does not know")
+
+    cdef int add_rule(self, rule) except -1:
+        cdef uint32_t node, action, principal, resource
+        choices = [("in", uid) for uid in rule.action[1:]] if rule.action[0] == "in any" else [rule.action]
+        principal, resource = self.key_of(self.principals, rule.principal), self.key_of(self.resources, rule.resource)
+        for choice in choices:
+            action = self.key_of(self.actions, choice)
+            node = self.grow(self.grow(self.grow(ROOT, action), principal), resource)
+            self.rules_at[node].push_back(len(self.names))
+        self.names.append(rule.id)
+        self.forbids.push_back(rule.forbid)
+        return 0
+
+    cdef uint32_t grow(self, uint32_t node, uint32_t key):
+        cdef uint64_t where = pack(node, key)
+        cdef Edge edge
+        if not self.child.count(where):
+            edge.key, edge.node = key, self.new_node()
+            self.child[where] = edge.node
+            self.edges[node].push_back(edge)
+        return self.child[where]
+
+    def decide(self, tuple links not None, str action not None, str resource not None, /):
+        """The decision for `links` (principal uids) doing `action` to `resource`. Raises TypeError for a link that is no str."""
+        cdef uint64_t h = mixed(PyObject_Hash(action), PyObject_Hash(resource))
+        cdef Py_ssize_t i, n = PyTuple_GET_SIZE(links)
+        cdef PyObject* link
+        cdef Slot* slot
+        for i in range(n):
+            link = <PyObject*>PyTuple_GET_ITEM(links, i)
+            if not PyUnicode_CheckExact(<object>link):
+                raise TypeError(f"a link is a str, not {type(<object>link).__name__}")
+            h = mixed(h, PyObject_Hash(<object>link))
+        slot = &self.slots[(h % SETS) * WAYS]
+        for i in range(WAYS):
+            if slot[i].tag == h and slot[i].decision != NULL and (
+                slot[i].action == <PyObject*>action or <str>slot[i].action == action
+            ) and (
+                slot[i].resource == <PyObject*>resource or <str>slot[i].resource == resource
+            ) and same_links(<tuple>slot[i].links, links):
+                return <object>slot[i].decision
+        return self.miss(links, action, resource, h)
+
+    cdef object miss(self, tuple links, str action, str resource, uint64_t h):
+        cdef Py_ssize_t chars = PyUnicode_GET_LENGTH(action) + PyUnicode_GET_LENGTH(resource)
+        self.misses += 1
+        answer = self.worked_out(links, action, resource)
+        for link in links:
+            chars += PyUnicode_GET_LENGTH(link)
+        if chars <= KEY_CHARS_MAX and answer is not self.identity:
+            self.keep(links, action, resource, h, answer)
+        return answer
+
+    cdef int keep(self, tuple links, str action, str resource, uint64_t h, object answer) except -1:
+        cdef Slot* slot = &self.slots[(h % SETS) * WAYS]
+        cdef Slot old
+        cdef Py_ssize_t i
+        for i in range(WAYS):
+            if slot[i].decision == NULL:
+                slot = &slot[i]
+                self.cached += 1
+                break
+        else:
+            self.turn += 1
+            slot = &slot[self.turn % WAYS]
+        Py_INCREF(links); Py_INCREF(action); Py_INCREF(resource); Py_INCREF(answer)
+        old = slot[0]
+        slot.tag, slot.links, slot.action = h, <PyObject*>links, <PyObject*>action
+        slot.resource, slot.decision = <PyObject*>resource, <PyObject*>answer
+        drop(old)
+        return 0
+
+    cdef object worked_out(self, tuple links, str action, str resource):
+        cdef vector[uint32_t] permits, forbids, at_action
+        cdef bint permitted, all_permitted = True
+        cdef uint32_t node
+        if not PyTuple_GET_SIZE(links) or not self.ask(self.actions, action) or not self.ask(self.resources, resource):
+            return self.identity
+        self.reach(ROOT, self.actions, at_action)
+        for link in links:
+            if not self.ask(self.principals, link):
+                return self.identity
+            permitted = False
+            for node in at_action:
+                permitted |= self.rules_below(node, permits, forbids)
+            all_permitted &= permitted
+        if forbids.size():
+            return self.answer("forbid", Verdict.DENY, forbids)
+        return self.answer("permit", Verdict.ALLOW, permits) if all_permitted else self.no_permit
+
+    cdef object answer(self, str reason, object verdict, vector[uint32_t]& rules):
+        cdef uint32_t rule
+        sort(rules.begin(), rules.end())    # rules stand in the order of their ids
+        because, last = [], None
+        for rule in rules:
+            if last != rule:
+                because.append(self.names[rule])
+            last = rule
+        return Decision(verdict=verdict, reason=reason, because=tuple(because), policy_digest=self.digest)
+
+    cdef bint rules_below(self, uint32_t at_action, vector[uint32_t]& permits, vector[uint32_t]& forbids):
+        """Collect the policies that apply; whether one of them permits."""
+        cdef vector[uint32_t] at_principal, at_resource
+        cdef uint32_t node, rule
+        cdef bint permitted = False
+        self.reach(at_action, self.principals, at_principal)
+        for node in at_principal:
+            self.reach(node, self.resources, at_resource)
+        for node in at_resource:
+            for rule in self.rules_at[node]:
+                if self.forbids[rule]:
+                    forbids.push_back(rule)
+                else:
+                    permits.push_back(rule)
+                    permitted = True
+        return permitted
+
+    cdef void reach(self, uint32_t node, Keys keys, vector[uint32_t]& reached) noexcept:
+        """Add the nodes that the entity's keys lead to from `node`."""
+        cdef Edge edge
+        cdef uint32_t key, there
+        if self.edges[node].size() <= keys.true_now.size():
+            for edge in self.edges[node]:
+                if keys.asked[edge.key] == keys.question:
+                    reached.push_back(edge.node)
+        else:
+            for key in keys.true_now:
+                there = find(self.child, pack(node, key))
+                if there:
+                    reached.push_back(there)
+
+    cdef bint ask(self, Keys keys, str uid) except -1:
+        """Find the keys that are true of an entity. False when the text is no uid."""
+        cdef Py_ssize_t mark = type_chars(uid)
+        cdef uint32_t kind, number, parent
+        cdef size_t i = 0
+        if mark < 0:
+            return False
+        keys.begin()
+        kind = self.types.get(uid[:mark], 0)
+        number = self.uids.get(uid, 0)
+        keys.add(find(keys.of_type, kind))
+        keys.add(find(keys.equal, number))
+        self.walk += 1
+        self.queue.clear()
+        self.visit(number)
+        if not number:
+            self.visit_implied(uid)
+        while i < self.queue.size():
+            number = self.queue[i]
+            keys.add(find(keys.within, number))
+            keys.add(find(keys.of_type_within, pack(kind, number)))
+            for parent in self.up[number]:
+                self.visit(parent)
+            i += 1
+        return True
+
+    cdef void visit(self, uint32_t number) noexcept:
+        if number and self.walked[number] != self.walk:
+            self.walked[number] = self.walk
+            self.queue.push_back(number)
+
+    cdef int visit_implied(self, str uid) except -1:
+        """The bundle does not name `uid`: go on from what its name implies."""
+        for parent in implied_parents(uid):
+            if parent in self.uids:
+                self.visit(self.uids[parent])
+            else:
+                self.visit_implied(parent)
+        return 0
+
+
+cdef inline void drop(Slot slot):
+    Py_XDECREF(slot.links)
+    Py_XDECREF(slot.action)
+    Py_XDECREF(slot.resource)
+    Py_XDECREF(slot.decision)
