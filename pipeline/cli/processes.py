@@ -6,16 +6,21 @@ that no other command needs.
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import re
+import signal
+import time
 from typing import Final
 
 from pipeline.cli.common import Commands, add_clickhouse, add_kafka, config_of, home_of, open_home, refuse_strangers
+from pipeline.cli.supervise import AGAIN, DELAY_FIRST_S
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.links import embedded_broker
-from schemas.process import Lock, take_or_fail
+from schemas.process import Lock, leave_with_parent, take_or_fail
 from schemas.telemetry import setup_logging
 
 log = logging.getLogger(__name__)
@@ -121,6 +126,10 @@ def run_work(args: argparse.Namespace) -> int:
     """`wardline work`."""
     home, config = _begin(args)
     name, lock = _own_name(home, "work", args.slot)
+    if "WARDLINE_PARENT" not in os.environ:
+        code = _keep()
+        if code is not None:
+            return code
     setup_logging(name)
     from pipeline.shells import topics, worker
 
@@ -129,6 +138,37 @@ def run_work(args: argparse.Namespace) -> int:
         return worker.run(home, config, slot=name, metrics_port=args.metrics_port)
     finally:
         lock.release()
+
+
+def _keep() -> int | None:
+    """Go on in a child, and start another whenever one ends with AGAIN; returns None in each child, its exit code here.
+
+    A worker that has lost its membership or hangs ends itself, and only a new process is sound again. Under `wardline up` that
+    is the supervisor's work; a worker that was started alone is kept by this. The lock of its name is ours and the child's.
+    """
+    child = 0
+
+    def forward(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    while True:
+        begun = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
+            os.environ["WARDLINE_PARENT"] = str(os.getppid())
+            leave_with_parent()
+            return None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, forward)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != AGAIN:
+            return code if code >= 0 else 128 - code
+        log.warning("the worker wants to be started again")
+        time.sleep(max(0.0, DELAY_FIRST_S - (time.monotonic() - begun)))
 
 
 def run_enforce(args: argparse.Namespace) -> int:
