@@ -128,7 +128,7 @@ class Link:
                 await asyncio.wait_for(self.wake.wait(), TICK_S)
 
     def _budget(self) -> int | None:
-        """Bytes in flight for a partition. The embedded broker drops the oldest above 5 MiB, so hosts, adopted ones too, share what is safe."""
+        """Bytes in flight for a partition: the embedded broker drops the oldest above 5 MiB, so hosts share what is safe."""
         if not self._embedded:
             return None
         running = {
