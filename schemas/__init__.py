@@ -1,9 +1,9 @@
 """The nouns, in the order that a call meets them.
 
 `limits` bounds everything; `errors` says who must act; `home` names the files and `process` opens them the same way in every
-process; `telemetry` is how each is watched; `calls` is a line of a recorded-calls file; `vocabulary` says which entities contain
-which by their names alone; `bundle` is the policy that decides it; `records` is what a door
-writes and `layout` the bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views and
-migrations; `frontier` tells the host what it may forget; `config` is the configuration file, `links` reaches Kafka and ClickHouse as it says; `keys`
+process; `telemetry` is how each is watched; `calls` is a line of a recorded-calls file; `vocabulary` says which entities
+contain which by their names alone; `bundle` is the policy that decides it; `records` is what a door writes and `layout` the
+bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views and migrations; `frontier`
+tells the host what it may forget; `config` is the configuration file, `links` reaches Kafka and ClickHouse as it says; `keys`
 are the signing keys.
 """

@@ -14,6 +14,8 @@ from schemas.errors import OperatorFault
 
 FORM: Final = "wardline-bundle-1"
 
+_FORBID: Final = {"forbid": True, "permit": False}
+
 Constraint = tuple[str, ...]
 
 
@@ -58,7 +60,7 @@ def parse_bundle(data: bytes) -> Bundle:
         if value["form"] != FORM:
             raise OperatorFault(f"the bundle has form `{value['form']}`, this program reads `{FORM}`")
         rules = tuple(
-            Rule(id=name, forbid={"forbid": True, "permit": False}[effect], principal=tuple(p), action=tuple(a), resource=tuple(r))
+            Rule(id=name, forbid=_FORBID[effect], principal=tuple(p), action=tuple(a), resource=tuple(r))
             for name, effect, p, a, r in value["rules"]
         )
         return Bundle(rules=rules, parents={uid: tuple(up) for uid, up in value["parents"].items()})

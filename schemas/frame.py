@@ -11,7 +11,8 @@ before it, so that a missing or exchanged frame is provable.
     head_bytes .. +64        Ed25519 signature over bytes 0 .. head_bytes
     then                     payload: one zstd frame (codec 1) around an Arrow IPC stream with `ARROW_SCHEMA`
 
-All integers are little-endian. A frame's digest is SHA-256 over bytes 0 .. head_bytes + 64: it covers the payload by its digest.
+All integers are little-endian. A frame's digest is SHA-256 over bytes 0 .. head_bytes + 64: it covers the payload by its
+digest.
 A range (boot, first, last) is the door's records from which this cut was made; the records themselves may lie in other lanes of
 the same cut, and every record of a boot lies in exactly one.
 """
@@ -112,7 +113,8 @@ class FrameHead:
         """The bytes that are signed."""
         name = self.lane.host.encode()
         head_bytes = _FIXED.size + len(name) + _RANGE.size * len(self.ranges)
-        assert 0 < len(name) < NAME_BYTES_MAX and len(self.ranges) <= FRAME_RANGES_MAX
+        assert 0 < len(name) < NAME_BYTES_MAX
+        assert len(self.ranges) <= FRAME_RANGES_MAX
         fixed = _FIXED.pack(
             MAGIC, VERSION, head_bytes, self.lane.host_boot, self.lane.partition, self.records, self.frame_no,
             self.created_ns, self.inflated_bytes, len(self.ranges), len(name), CODEC_ZSTD, self.previous, self.payload_digest,

@@ -1,7 +1,8 @@
 """The stored frontier of a lane: the worker's signed word that the outbox may forget frames up to `frame_no`.
 
     0 magic `WLS1`   4 version u16   6 head_bytes u16   8 host_boot u64   16 frame_no u64   24 stored_ns i64
-    32 partition u32   36 host_bytes u8, worker_bytes u8, 2 zero bytes   40 host, then worker, UTF-8   then Ed25519 signature [64]
+    32 partition u32   36 host_bytes u8, worker_bytes u8, 2 zero bytes   40 host, then worker, UTF-8
+    then the Ed25519 signature [64]
 
 Readers take the maximum per lane; a frontier that does not verify is counted and forgotten.
 """
