@@ -112,11 +112,12 @@ class DoorSpool:
     def retire(self) -> None:
         """Everything is stored: only `door.json` stays, and says so."""
         assert self.closed is not None
-        self.reader.close()
         for file in self.folder.glob("*.seg"):
             file.unlink(missing_ok=True)
-        self.closed = {**self.closed, "stored": True}
-        write_atomic(self.folder / "door.json", json.dumps(self.closed).encode())
+        said = {**self.closed, "stored": True}
+        write_atomic(self.folder / "door.json", json.dumps(said).encode())  # a full disk: the next look tries again
+        self.closed = said
+        self.reader.close()
         self.release()
 
     def release(self) -> None:

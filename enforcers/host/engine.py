@@ -177,8 +177,9 @@ class Engine:
         return Cut(cut_no=cut_no, doors=tuple(doors), frames=frames, refs=refs, data=data, records=sum(r.records for r in refs))
 
     def _trim(self) -> None:
-        for door in self._doors.values():
-            door.sweep()
+        if self._pending is None:  # else the segments that a cut was read from are its only copy on disk
+            for door in self._doors.values():
+                door.sweep()
         now = time.monotonic()
         with self._guard:
             cut_no = self.ledger.trimmed_cut

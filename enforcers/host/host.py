@@ -64,7 +64,7 @@ class _Host:
         write_atomic(self._bundle, bundle)
         self._metrics_port = metrics_port
         self._adopt = adopt
-        self._boot = make_boot(int(time.time()), secrets.randbits(32))
+        self._boot = _make_boot()
         self._engines: dict[str, Engine] = {}
         self._unheld: dict[str, int] = {}
         self._stop = asyncio.Event()
@@ -128,7 +128,9 @@ class _Host:
         return lock
 
     def _engine(self, name: str, lock: Lock) -> Engine:
-        return Engine(self._home, self._config, name, self._boot, own_key(self._home, "hosts", name), lock)
+        # each engine numbers its lanes from 1: one of the same host that we adopt a second time must not use the first's lanes
+        boot = self._boot if name == self._name else _make_boot()
+        return Engine(self._home, self._config, name, boot, own_key(self._home, "hosts", name), lock)
 
     async def _seal(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
@@ -210,6 +212,10 @@ class _Host:
             self._said = said
             with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not
                 write_run_file(self._home.run_file(self._name), said)
+
+
+def _make_boot() -> int:
+    return make_boot(int(time.time()), secrets.randbits(32))
 
 
 def _left(folder: Path) -> bool:
