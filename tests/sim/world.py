@@ -1,0 +1,347 @@
+"""The whole pipeline in one thread: doors, a host, Kafka, two workers and the store, and one `random.Random` that drives them.
+
+    doors -> spool -> [seal] -> outbox -> [send] -> broker -> [fetch] -> worker -> [flush] -> store
+                                  ^                                         |
+                                  +------- [hear] <- frontiers <------------+
+
+Each `step` is one thing that happens to one of them; which one, and what goes wrong in it, the seed says. Each seed also draws
+which kinds of fault it has at all, so that histories with few faults get far and histories with many get strange. After each
+step `Truth` is asked. `heal_and_drain` turns all faults off and lets everything run until it is stored.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas.config import Config, Enforcer, Kafka
+from schemas.errors import OperatorFault, SpoolFull
+from schemas.home import Home
+from schemas.process import private_dir
+from tests.sim import attacks
+from tests.sim import host as hosts
+from tests.sim.disk import AILMENTS, Disk
+from tests.sim.doors import Door
+from tests.sim.host import Host
+from tests.sim.kafka import Broker
+from tests.sim.rules import Truth
+from tests.sim.store import Store
+from tests.sim.story import Broken, Died, Story
+from tests.sim.worker import Group
+
+STEPS = 150
+PARTITIONS = 2
+SLOTS = ("work-1", "work-2")
+DRAIN_ROUNDS_MAX = 400
+FAULTS = ("doors die", "host dies", "power", "disk", "store", "send", "broker", "workers die", "zombies", "rebalance",
+          "frontiers", "attacks")  # fmt: skip
+
+HOST_KEY = Ed25519PrivateKey.from_private_bytes(b"the simulated host's frame key..")
+WORKER_KEYS = {slot: Ed25519PrivateKey.from_private_bytes(slot.encode().ljust(32, b".")) for slot in SLOTS}
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+PINS = [("hosts", hosts.NAME, _pem(HOST_KEY)), *(("workers", slot, _pem(key)) for slot, key in WORKER_KEYS.items())]
+
+
+def in_memory() -> str | None:
+    """A folder in memory, where there is one: the disk under a history is the `Disk`, not the machine's."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+class World:
+    """One history. `with World(seed, folder) as world: world.run()`."""
+
+    def __init__(self, seed: int, root: Path) -> None:
+        self.story = story = Story(seed)
+        self.truth = Truth()
+        self.home = Home(root / "home")
+        self.root = root
+        root.mkdir()
+        self.faults = {fault for fault in FAULTS if story.chance(0.55)}
+        story.tell(f"seed {seed}: {', '.join(sorted(self.faults)) or 'no faults'}")
+        private_dir(self.home.host(hosts.NAME) / "doors")
+        private_dir(self.home.host(hosts.NAME) / "outbox")
+        for role, name, pem in PINS:
+            (private_dir(self.home.trusted(role)) / f"{name}.pub").write_bytes(pem)
+        self.config = Config(
+            kafka=Kafka(partitions=PARTITIONS, servers="" if story.chance(0.5) else "simulated:9092"),
+            enforcer=Enforcer(
+                segment_bytes=1 << 15, spool_bytes=story.pick((1 << 16, 3 << 15, 1 << 20)), spool_reserved_bytes=1 << 14,
+                outbox_bytes=story.pick((8_000, 30_000, 1 << 20)), frame_records=story.pick((3, 8, 40)), resend_ms=400,
+            ),
+        )  # fmt: skip
+        self.disk = Disk(root, story)
+        self.broker = Broker(story, PARTITIONS, embedded=not self.config.kafka.servers)
+        self.store = Store(story, self.truth)
+        self.wire: list[tuple[int, int, bytes]] = []
+        self.doors: list[Door] = []
+        self.host: Host | None = None
+        self.group = Group(story, self.truth, self.broker, self.store, self.home, WORKER_KEYS)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "World":
+        self._stack.enter_context(self.disk)
+        hosts.in_simulated_time(self._stack, self.story, self.disk, self.truth)
+        logging.disable(logging.CRITICAL)
+        self._stack.callback(logging.disable, logging.NOTSET)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.host is not None:
+            self.host.die()
+        self._stack.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def run(self) -> None:
+        """The whole history. Raises Broken, naming the rule, when something does not hold."""
+        for _ in range(STEPS):
+            self.step()
+        self.heal_and_drain()
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One thing happens."""
+        self.story.clock.pass_ms(self.story.pick((1, 5, 20, 60, 200)))
+        actions = self._actions
+        self.story.random.choices(list(actions), list(actions.values()))[0](self)
+        self._check()
+
+    def _check(self) -> None:
+        self.truth.look(hosts.folder(self.home))
+        if self.host is not None:
+            self.host.check(self.store.frontier)
+
+    _actions: dict[Callable[["World"], None], int]
+
+    def _doors_work(self) -> None:
+        if len(self.doors) < 3 and (not self.doors or self.story.chance(0.2)):
+            self._as_process(self._door_starts, lambda: None)
+        if self.doors:
+            door = self.story.pick(self.doors)
+            self._as_process(door.work, door.die)
+            self._forget_dead_doors()
+
+    def _door_starts(self) -> None:
+        try:
+            self.doors.append(Door(self.story, self.truth, hosts.folder(self.home) / "doors", self.config.enforcer))
+        except SpoolFull:
+            self.story.tell("a door has no room to start")
+
+    def _forget_dead_doors(self) -> None:
+        self.doors = [door for door in self.doors if not self.truth.doors[door.boot].dead]
+
+    def _door_ends(self) -> None:
+        if not self.doors:
+            return
+        door = self.story.pick(self.doors)
+        if "doors die" in self.faults and self.story.chance(0.6):
+            door.die()
+        else:
+            self._as_process(door.close, door.die)
+        self._forget_dead_doors()
+
+    def _as_process(self, act: Callable[[], None], die: Callable[[], None]) -> None:
+        """Let something run that may die before any of its disk operations."""
+        if "host dies" in self.faults and self.story.chance(0.15):
+            self.disk.arm(self.story.random.randrange(14))
+        try:
+            act()
+        except Died:
+            die()
+        finally:
+            self.disk.arm(None)
+
+    def _host_works(self, act: Callable[[Host], None]) -> None:
+        if self.host is None:
+            self._as_process(self._host_starts, lambda: None)
+        else:
+            host = self.host
+            self._as_process(lambda: act(host), self._host_dies)
+
+    def _host_starts(self) -> None:
+        try:
+            self.host = Host(self.story, self.truth, self.home, self.config, HOST_KEY, self.broker, self.wire)
+        except OperatorFault as fault:
+            raise Broken("starts", str(fault).replace(str(self.root), "")) from fault
+        except AssertionError as fault:
+            raise Broken("starts", f"assertion: {fault}") from fault
+        self.host.faulty = "send" in self.faults
+
+    def _host_dies(self) -> None:
+        if self.host is not None:
+            self.host.die()
+            self.host = None
+            self.story.fault("host died")
+
+    def _seal(self) -> None:
+        self._host_works(Host.seal)
+
+    def _send(self) -> None:
+        self._host_works(Host.send)
+
+    def _answer(self) -> None:
+        self._host_works(Host.answer)
+
+    def _hear(self) -> None:
+        self._host_works(self._hears)
+
+    def _hears(self, host: Host) -> None:
+        stored = self.broker.stored
+        if not self.broker.up or not stored:
+            return
+        host.heard = min(host.heard, len(stored))  # the topic was compacted, or is a new one
+        if host.heard == len(stored):
+            if self.story.chance(0.2):
+                host.heard = 0  # a new consumer starts at the beginning
+                self.story.fault("frontiers heard again")
+            return
+        at = host.heard
+        if "frontiers" in self.faults:
+            fate = self.story.pick(("heard",) * 5 + ("lost", "twice", "early"))
+            if fate != "heard":
+                self.story.fault(f"frontier: {fate}")
+            if fate == "lost":
+                host.heard += 1
+                return
+            if fate == "early":
+                at = self.story.random.randrange(at, len(stored))
+            host.heard += fate == "heard"
+        else:
+            host.heard += 1
+        host.hear(stored[at][1])
+
+    def _host_killed(self) -> None:
+        if "host dies" in self.faults:
+            self._host_dies()
+
+    def _power_fails(self) -> None:
+        if "power" not in self.faults:
+            return
+        for door in self.doors:
+            door.die()
+        self.doors.clear()
+        self._host_dies()
+        self.disk.power_loss()
+
+    def _disk_changes(self) -> None:
+        if "disk" in self.faults:
+            self.disk.ails = self.story.pick(("", "", *AILMENTS))
+
+    def _broker_changes(self) -> None:
+        if not self.broker.up:
+            self.broker.start()
+        elif "broker" in self.faults:
+            self.broker.stop()
+
+    def _wire_delivers(self) -> None:
+        if self.wire:
+            identity, partition, data = self.wire.pop(self.story.random.randrange(len(self.wire)))
+            self.story.fault("a late message arrives")
+            self.broker.produce(identity, partition, data)
+
+    def _frontiers_compacted(self) -> None:
+        if not self.broker.embedded:
+            self.broker.compact()
+
+    def _store_changes(self) -> None:
+        if "store" in self.faults:
+            self.store.up = not self.store.up or self.story.chance(0.6)
+            self.store.ails = self.story.chance(0.5)
+            if not self.store.up:
+                self.story.fault("store down")
+
+    def _store_works(self) -> None:
+        if self.store.inbox:
+            self.store.execute(self.story.pick(self.store.inbox))
+
+    def _group_works(self) -> None:
+        self.group.work()
+
+    def _group_changes(self) -> None:
+        self.group.change(self.faults)
+
+    def _attacker(self) -> None:
+        if "attacks" in self.faults:
+            attacks.attack(self.story, self.broker, list(SLOTS))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def heal_and_drain(self) -> None:
+        """No more faults: within DRAIN_ROUNDS_MAX rounds everything is stored, forgotten by the host, and stays so."""
+        self.story.tell("healed")
+        self.faults = set()
+        self.disk.ails = ""
+        self.store.up, self.store.ails = True, False
+        if not self.broker.up:
+            self.broker.start()
+        if self.host is not None:
+            self.host.faulty = False
+        for door in self.doors:
+            door.die()
+        self.doors.clear()
+        for _ in range(DRAIN_ROUNDS_MAX):
+            self._round()
+            if self.host is not None and self.host.engine.drained() and not self.truth.missing():
+                break
+        else:
+            left = self.host.engine.figures() if self.host is not None else {}
+            raise Broken("ends", f"{self.truth.missing()} records are not stored after {DRAIN_ROUNDS_MAX} rounds; host {left}")
+        self._judge()
+
+    def _round(self) -> None:
+        self.story.clock.pass_ms(100)
+        for _ in range(3):
+            self._wire_delivers()
+            self._store_works()
+        self._host_works(Host.seal)
+        for _ in range(4):
+            self._host_works(Host.send)
+        for _ in range(30):
+            self._answer()
+        self.group.run_quietly()
+        for _ in range(10):
+            self._hear()
+        self._check()
+
+    def _judge(self) -> None:
+        self._host_dies()
+        self._host_starts()  # what was stored and forgotten stays so
+        self._check()
+        assert self.host is not None
+        if self.host.engine.lanes.unstored() > 0:
+            self.story.tell("a box waits to be trimmed")
+        self.truth.judge(
+            self.store.frames
+        )
+
+
+World._actions = {
+    World._doors_work: 22,
+    World._door_ends: 4,
+    World._seal: 16,
+    World._send: 12,
+    World._answer: 16,
+    World._hear: 12,
+    World._group_works: 34,
+    World._store_works: 12,
+    World._group_changes: 5,
+    World._host_killed: 2,
+    World._power_fails: 1,
+    World._disk_changes: 3,
+    World._broker_changes: 3,
+    World._wire_delivers: 3,
+    World._frontiers_compacted: 1,
+    World._store_changes: 4,
+    World._attacker: 4,
+}
+
