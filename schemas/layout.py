@@ -3,7 +3,8 @@
 Segment header, 64 bytes:
 
     0  magic `WLSPOOL1`      8  boot u64          16  index u64 (1, 2, 3 ...)
-    24 first_seq u64         32 ref_before u64    40  bytes u64 (whole segment)     48 reserved
+    24 first_seq u64         32 ref_before u64    40  bytes u64 (whole segment)
+    48 check u32, `mix32` over bytes 0 .. 48      52 reserved
 
 Record:
 

@@ -1,0 +1,275 @@
+"""Spool bytes to the Arrow columns of a frame, split by partition, without a Python object per record.
+
+    Run.view -> partition of the trace id (Kafka's own hash) -> that partition's columns -> RecordBatch over the same memory
+
+Each text is dictionary-encoded in the order in which its values first came. A batch owns its memory and lives as long as Arrow
+needs it.
+"""
+
+import pyarrow as pa
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcmp, memcpy
+from libcpp.vector cimport vector
+
+from ext.layout cimport *
+
+from schemas.frame import ARROW_SCHEMA
+from schemas.limits import FRAME_RECORDS_MAX
+
+cdef enum:
+    FIXED = 22          # columns before the texts
+    SLOTS_LEAST = 64
+
+
+cdef uint32_t _murmur2(const uint8_t* at, uint32_t size) noexcept nogil:
+    """Kafka's hash of a key (org.apache.kafka.common.utils.Utils.murmur2)."""
+    cdef uint32_t h = <uint32_t>0x9747B28C ^ size, k
+    while size >= 4:
+        k = load_u32(at) * <uint32_t>0x5BD1E995
+        k ^= k >> 24
+        h = h * <uint32_t>0x5BD1E995 ^ k * <uint32_t>0x5BD1E995
+        at += 4
+        size -= 4
+    if size == 3:
+        h ^= <uint32_t>at[2] << 16
+    if size >= 2:
+        h ^= <uint32_t>at[1] << 8
+    if size >= 1:
+        h = (h ^ at[0]) * <uint32_t>0x5BD1E995
+    h ^= h >> 13
+    h *= <uint32_t>0x5BD1E995
+    return h ^ h >> 15
+
+
+def partition_of(bytes trace_id not None, uint32_t partitions):
+    """Kafka's default partition of a key."""
+    if partitions == 0:
+        raise ValueError("a topic has at least one partition")
+    return (_murmur2(trace_id, len(trace_id)) & 0x7FFFFFFF) % partitions
+
+
+cdef inline uint64_t _hash(const uint8_t* at, uint32_t size) noexcept nogil:
+    cdef uint64_t h = size * 0x9E3779B97F4A7C15ULL, last = 0
+    while size >= 8:
+        h = (h ^ load_u64(at)) * 0xD6E8FEB86659FD93ULL
+        h ^= h >> 32
+        at += 8
+        size -= 8
+    if size:
+        memcpy(&last, at, size)
+        h = (h ^ last) * 0xD6E8FEB86659FD93ULL
+        h ^= h >> 32
+    return h
+
+
+cdef cppclass Texts:
+    """One text column: an index per record into the distinct values, which are found by open addressing.
+
+    Values that somebody chose to collide cost at most a batch's records for each of its records: a batch is the bound.
+    """
+
+    vector[int32_t] index
+    vector[int32_t] ends        # where each distinct value ends in `data`; ends[0] = 0
+    vector[uint8_t] data
+    vector[uint64_t] hashes     # of each distinct value
+    vector[int32_t] slots       # of a value, or -1
+
+    int add(const uint8_t* at, uint32_t size) except -1 nogil:
+        cdef int32_t value
+        cdef uint64_t h
+        cdef size_t slot, mask
+        if this.index.size() and this.is_value(this.index.back(), at, size):
+            this.index.push_back(this.index.back())  # most texts are those of the record before
+            return 0
+        if this.hashes.size() * 2 >= this.slots.size():
+            this.grow()
+        h = _hash(at, size)
+        mask = this.slots.size() - 1
+        slot = h & mask
+        while True:
+            value = this.slots[slot]
+            if value < 0:
+                break
+            if this.hashes[value] == h and this.is_value(value, at, size):
+                this.index.push_back(value)
+                return 0
+            slot = (slot + 1) & mask
+        value = <int32_t>this.hashes.size()
+        this.hashes.push_back(h)
+        this.data.insert(this.data.end(), at, at + size)
+        this.ends.push_back(<int32_t>this.data.size())
+        this.slots[slot] = value
+        this.index.push_back(value)
+        return 0
+
+    bint is_value(int32_t value, const uint8_t* at, uint32_t size) noexcept nogil:
+        cdef int32_t start = this.ends[value]
+        return <uint32_t>(this.ends[value + 1] - start) == size and memcmp(this.data.data() + start, at, size) == 0
+
+    int grow() except -1 nogil:
+        cdef size_t mask, slot, value
+        if this.ends.size() == 0:
+            this.ends.push_back(0)
+        mask = max(<size_t>SLOTS_LEAST, 2 * this.slots.size()) - 1
+        this.slots.assign(mask + 1, -1)
+        for value in range(this.hashes.size()):
+            slot = this.hashes[value] & mask
+            while this.slots[slot] >= 0:
+                slot = (slot + 1) & mask
+            this.slots[slot] = <int32_t>value
+        return 0
+
+
+cdef inline int64_t _us(const uint8_t* at) noexcept nogil:
+    """Nanoseconds to microseconds, rounded down also before 1970."""
+    cdef int64_t ns = <int64_t>load_u64(at)
+    return ns // 1000 - (1 if ns % 1000 < 0 else 0)
+
+
+cdef class _Batch:
+    """The columns of one partition, and the owner of their memory."""
+
+    cdef vector[uint8_t] kind, verdict, outcome, mode, depth, trace_id, parent_span
+    cdef vector[uint64_t] boot, seq, call_seq, bytes_out, bytes_in, duration_us, epoch, ref, query_hash
+    cdef vector[int64_t] time, recorded
+    cdef vector[int32_t] status
+    cdef vector[uint32_t] count, query_bytes, query_bits
+    cdef vector[Texts] texts
+    cdef Py_ssize_t records
+
+    def __cinit__(self):
+        self.texts.resize(STRINGS)
+
+    cdef int add(self, uint64_t boot, const uint8_t* at) except -1 nogil:
+        cdef const uint8_t* text = at + RECORD_HEADER_BYTES
+        cdef uint32_t length
+        cdef int i
+        self.kind.push_back(at[AT_KIND])
+        self.boot.push_back(boot)
+        self.seq.push_back(load_u64(at + AT_SEQ))
+        self.call_seq.push_back(load_u64(at + AT_CALL_SEQ))
+        self.time.push_back(_us(at + AT_TIME))
+        self.recorded.push_back(_us(at + AT_RECORDED))
+        self.verdict.push_back(at[AT_VERDICT])
+        self.outcome.push_back(at[AT_OUTCOME])
+        self.mode.push_back(at[AT_MODE])
+        self.depth.push_back(at[AT_DEPTH])
+        self.status.push_back(<int32_t>load_u32(at + AT_STATUS))
+        self.count.push_back(load_u32(at + AT_COUNT))
+        self.bytes_out.push_back(load_u64(at + AT_BYTES_OUT))
+        self.bytes_in.push_back(load_u64(at + AT_BYTES_IN))
+        self.duration_us.push_back(load_u64(at + AT_DURATION) // 1000)
+        self.epoch.push_back(load_u64(at + AT_EPOCH))
+        self.ref.push_back(load_u64(at + AT_REF))
+        self.query_hash.push_back(load_u64(at + AT_QUERY_HASH))
+        self.query_bytes.push_back(load_u32(at + AT_QUERY_BYTES))
+        self.query_bits.push_back(load_u32(at + AT_QUERY_BITS))
+        self.trace_id.insert(self.trace_id.end(), at + AT_TRACE_ID, at + AT_TRACE_ID + 16)
+        self.parent_span.insert(self.parent_span.end(), at + AT_PARENT_SPAN, at + AT_PARENT_SPAN + 8)
+        for i in range(STRINGS):
+            length = load_u16(at + AT_LENGTHS + 2 * i)
+            self.texts[i].add(text, length)
+            text += length
+        self.records += 1
+        return 0
+
+    cdef object to_arrow(self):
+        """The same memory as Arrow sees it. Nothing may be added from now on."""
+        cdef Texts* texts
+        cdef int i
+        arrays = [
+            self.column(0, self.kind.data(), 1), self.column(1, self.boot.data(), 8), self.column(2, self.seq.data(), 8),
+            self.column(3, self.call_seq.data(), 8), self.column(4, self.time.data(), 8),
+            self.column(5, self.recorded.data(), 8), self.column(6, self.verdict.data(), 1),
+            self.column(7, self.outcome.data(), 1), self.column(8, self.mode.data(), 1), self.column(9, self.depth.data(), 1),
+            self.column(10, self.status.data(), 4), self.column(11, self.count.data(), 4),
+            self.column(12, self.bytes_out.data(), 8), self.column(13, self.bytes_in.data(), 8),
+            self.column(14, self.duration_us.data(), 8), self.column(15, self.epoch.data(), 8),
+            self.column(16, self.ref.data(), 8), self.column(17, self.query_hash.data(), 8),
+            self.column(18, self.query_bytes.data(), 4), self.column(19, self.query_bits.data(), 4),
+            self.column(20, self.trace_id.data(), 16), self.column(21, self.parent_span.data(), 8),
+        ]
+        for i in range(STRINGS):
+            texts = &self.texts[i]
+            distinct = <Py_ssize_t>texts.hashes.size()
+            ends = self.buffer(texts.ends.data(), 4 * (distinct + 1))
+            values = pa.StringArray.from_buffers(distinct, ends, self.buffer(texts.data.data(), texts.data.size()), None, 0)
+            arrays.append(pa.DictionaryArray.from_buffers(
+                TYPES[FIXED + i], self.records, [None, self.buffer(texts.index.data(), 4 * self.records)], values, 0))
+        return pa.RecordBatch.from_arrays(arrays, schema=ARROW_SCHEMA)
+
+    cdef object column(self, int number, const void* start, int width):
+        return pa.Array.from_buffers(TYPES[number], self.records, [None, self.buffer(start, width * self.records)], 0)
+
+    cdef object buffer(self, const void* start, Py_ssize_t size):
+        return pa.foreign_buffer(<uintptr_t>start, size, self) if size else NOTHING
+
+
+TYPES = tuple(ARROW_SCHEMA.types)
+NOTHING = pa.py_buffer(b"")
+
+
+cdef class Columns:
+    """The records of one cut as one Arrow batch or more per partition."""
+
+    cdef readonly Py_ssize_t records
+    cdef uint32_t _partitions
+    cdef Py_ssize_t _batch_records
+    cdef list _open         # a _Batch or None for each partition
+    cdef list _full         # (partition, _Batch)
+
+    def __init__(self, uint32_t partitions, Py_ssize_t batch_records=FRAME_RECORDS_MAX):
+        if partitions == 0:
+            raise ValueError("a topic has at least one partition")
+        if not 1 <= batch_records <= FRAME_RECORDS_MAX:
+            raise ValueError(f"a batch has 1 to {FRAME_RECORDS_MAX} records, not {batch_records}")
+        self._partitions = partitions
+        self._batch_records = batch_records
+        self._forget()
+
+    cdef void _forget(self):
+        self.records = 0
+        self._open = [None] * self._partitions
+        self._full = []
+
+    def add(self, view not None):
+        """Take the records of a Run's view: all, or none where they are not whole."""
+        cdef const uint8_t[::1] data = view
+        cdef const uint8_t* at
+        cdef const uint8_t* end
+        cdef uint64_t boot = view.obj.boot
+        cdef uint32_t partition, size
+        cdef _Batch batch
+        if data.shape[0] == 0:
+            return
+        at = &data[0]
+        end = at + data.shape[0]
+        while at != end:
+            size = whole_record(at, end - at)
+            if size == 0:
+                raise ValueError(f"byte {at - &data[0]} of {data.shape[0]} is not the start of a whole record")
+            at += size
+        at = &data[0]
+        while at != end:
+            partition = (_murmur2(at + AT_TRACE_ID, 16) & 0x7FFFFFFF) % self._partitions
+            batch = self._open[partition]
+            if batch is None:
+                batch = self._open[partition] = _Batch()
+            batch.add(boot, at)
+            self.records += 1
+            if batch.records == self._batch_records:
+                self._full.append((partition, batch))
+                self._open[partition] = None
+            at += load_u32(at)
+
+    def batches(self):
+        """Everything that was added, by partition and in the order in which it came; then start anew."""
+        found = self._full + [(number, batch) for number, batch in enumerate(self._open) if batch is not None]
+        found.sort(key=_partition)  # stable, so a partition's batches keep their order
+        self._forget()
+        return [(partition, (<_Batch>batch).to_arrow()) for partition, batch in found]
+
+
+def _partition(found):
+    return found[0]
