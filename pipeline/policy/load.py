@@ -53,7 +53,7 @@ def _many(number: int, one: str, more: str) -> str:
 
 def _read(path: Path) -> Source:
     if not path.name.isprintable():
-        raise OperatorFault(f"{path.parent}: file name {ascii(path.name)} has a character that is not printable")
+        raise OperatorFault(f"{path.parent}: file name {path.name!a} has a character that is not printable")
     try:
         about = path.lstat()
         if stat.S_ISLNK(about.st_mode):

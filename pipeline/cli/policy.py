@@ -1,0 +1,95 @@
+"""`wardline policy check` and `wardline policy test`: policies before they decide anything, by the enforcer's own matcher."""
+
+import argparse
+from pathlib import Path
+
+from enforcers.core.chain import make_chain
+from ext.decide import Matcher
+from pipeline.cli.common import Commands, home_of
+from pipeline.policy.load import load_set, statement
+from schemas.errors import OperatorFault
+from schemas.limits import CHAIN_LINKS_MAX
+from schemas.records import Decision, Verdict
+from schemas.vocabulary import action_uid, agent_uid, parse_uid
+
+PRINCIPALS = ("Agent", "User", "Service")
+"""The entity types that can stand in a chain."""
+
+
+def register(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add `policy` with its two commands."""
+    parser = commands.add_parser("policy", help="check policies, and try a call on them", allow_abbrev=False)
+    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    check = inner.add_parser("check", parents=[common], help="compile a folder, or name its first error", allow_abbrev=False)
+    check.add_argument("folder", metavar="DIR", nargs="?", help="the folder (default: `policies` in the home)")
+    check.set_defaults(run=run_check)
+
+    test = inner.add_parser("test", parents=[common], help="decide one call, and say why", allow_abbrev=False)
+    test.add_argument("folder", metavar="DIR", nargs="?", help="the folder (default: `policies` in the home)")
+    test.add_argument("--chain", nargs="+", required=True, metavar="WHO",
+                      help="who acts for whom, root first: names of agents, or uids such as 'User::\"alice\"'")  # fmt: skip
+    test.add_argument("--action", required=True, metavar="ACTION", help="such as `mcp:tools/call` or `http:POST`")
+    test.add_argument("--resource", required=True, metavar="UID", help="such as 'Tool::\"server/tool\"'")
+    test.add_argument("--expect", choices=("allow", "deny"), help="exit 1 when the decision is the other one")
+    test.set_defaults(run=run_test)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    folder = Path(args.folder) if args.folder is not None else home_of(args).policies
+    if not folder.is_dir():
+        raise OperatorFault(f"{folder}: is no folder (an enforcer without one refuses every call)")
+    return folder
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """`wardline policy check`: one line, or OperatorFault for the first error."""
+    folder = _folder(args)
+    print(f"ok: {statement(folder, load_set(folder))}")
+    return 0
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """`wardline policy test`: the decision, and that of each link. Exit code 1 when it is not the one that was expected."""
+    matcher = Matcher(load_set(_folder(args)).bundle.encode())
+    chain = make_chain(tuple(_principal(text) for text in args.chain))
+    action, resource = _action(args.action), _resource(args.resource)
+    decision = matcher.decide(chain.links, action, resource)
+    if chain.too_deep:
+        print(f"deny: chain, since {len(args.chain)} principals are more than {CHAIN_LINKS_MAX}")
+    else:
+        print(_said(decision))
+        for link in chain.links:
+            print(f"  {link}  {_said(matcher.decide((link,), action, resource))}")
+    return int(args.expect not in (None, _verdict(decision)))
+
+
+def _verdict(decision: Decision) -> str:
+    return "allow" if decision.verdict is Verdict.ALLOW else "deny"
+
+
+def _said(decision: Decision) -> str:
+    by = f" by {', '.join(decision.because)}" if decision.because else ""
+    return f"{_verdict(decision)}: {decision.reason}{by}"
+
+
+def _principal(text: str) -> str:
+    if '::"' not in text:
+        return agent_uid(text)
+    if parse_uid(text)[0] not in PRINCIPALS:
+        raise OperatorFault(f"--chain: `{text}` is none of {', '.join(PRINCIPALS)}")
+    return text
+
+
+def _action(text: str) -> str:
+    if '::"' not in text:
+        return action_uid(text)
+    kind, name = parse_uid(text)
+    if kind != "Action":
+        raise OperatorFault(f"--action: `{text}` is no action")
+    return action_uid(name)
+
+
+def _resource(text: str) -> str:
+    parse_uid(text)
+    return text
