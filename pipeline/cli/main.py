@@ -21,9 +21,8 @@ def _modules() -> list[ModuleType]:
         try:
             found.append(importlib.import_module(f"pipeline.cli.{name}"))
         except ImportError as fault:
-            if isinstance(fault, ModuleNotFoundError) and fault.name == f"pipeline.cli.{name}":
-                continue
-            print(f"wardline: {name} is not there yet: {fault}", file=sys.stderr)
+            if os.environ.get("WARDLINE_DEBUG"):
+                print(f"wardline: {name} is not there yet: {fault}", file=sys.stderr)
     return found
 
 

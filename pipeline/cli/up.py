@@ -59,10 +59,10 @@ def run_up(args: argparse.Namespace) -> int:
     """Run everything; returns 0 after one Ctrl-C or SIGTERM, 1 after a second one."""
     refuse_strangers()
     home = home_of(args)
-    open_home(home)
     config = config_of(args, home)
     if embedded_broker(config) and args.workers > 1:
         raise OperatorFault(f"--workers {args.workers}: the embedded broker serves one worker; more need a Kafka (--kafka)")
+    open_home(home)
     lock = Lock(home.run / "up.lock")
     if not lock.take():
         raise OperatorFault(f"`{home.root}` is held by process {lock.holder()}, another `wardline up`")
