@@ -199,7 +199,7 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
         raise _Bad(f"{name}: {_show(value)} is {_kind(value)}, must be a whole number")
     if not low <= value <= high:
         raise _Bad(f"{name}: {value} is outside {low} to {high}")
-    return value
+    return int(value)
 
 
 def _duration(value: Any) -> int:
@@ -209,7 +209,7 @@ def _duration(value: Any) -> int:
         raise _Bad(f"duration_ms: {_show(value)} is {_kind(value)}, must be a number")
     if not 0 <= value <= DURATION_MS_MAX:
         raise _Bad(f"duration_ms: {value} is outside 0 to {DURATION_MS_MAX}")
-    return round(value * 1_000_000)
+    return int(round(value * 1_000_000))
 
 
 def _time(value: Any) -> int:
