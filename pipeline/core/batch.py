@@ -7,11 +7,9 @@ slow store makes larger batches, not more of them.
 from typing import Final, Generic, TypeVar
 
 from schemas.limits import FRAME_INFLATED_BYTES_MAX, MIB
+from schemas.store import INSERT_RECORDS_MAX
 
 T = TypeVar("T")
-
-ROWS_MAX: Final = 500_000
-"""Rows of one insert, frame rows included: what the store takes as one block, so that an insert is all or nothing."""
 
 BATCH_BYTES_MAX: Final = 192 * MIB
 """Decompressed bytes of one batch. Reaching it: the batch is full, whatever its records."""
@@ -26,7 +24,7 @@ class Batch(Generic[T]):
     """Entries in offset order, until they are cut off together."""
 
     def __init__(self, *, records_max: int, quiet_ns: int) -> None:
-        self._records_max = min(records_max, ROWS_MAX)
+        self._records_max = min(records_max, INSERT_RECORDS_MAX)
         self._quiet_ns = quiet_ns
         self._entries: list[T] = []
         self._since_ns: int | None = None
@@ -37,12 +35,15 @@ class Batch(Generic[T]):
         return len(self._entries)
 
     def takes(self, rows: int, size: int) -> bool:
-        """Whether an entry of `rows` rows and `size` bytes may still come in; an empty batch takes anything."""
+        """Whether an entry of `rows` rows and `size` bytes may still come in; an empty batch takes anything.
+
+        More rows than INSERT_RECORDS_MAX would not be one block, and so not all or nothing.
+        """
         if not self._entries:
             return True
         return (
             self.rows < self._records_max
-            and self.rows + rows <= ROWS_MAX
+            and self.rows + rows <= INSERT_RECORDS_MAX
             and self.bytes + size <= BATCH_BYTES_MAX
             and len(self._entries) < ENTRIES_MAX
         )

@@ -1,0 +1,38 @@
+"""The worker's figures for Prometheus, and the same figures for its run file."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECORDS = Counter("wardline_worker_records", "Records stored")
+FRAMES = Counter("wardline_worker_frames", "Frames stored")
+DUPLICATES = Counter("wardline_worker_duplicates", "Frames that were stored already")
+PUT_OFF = Counter("wardline_worker_put_off", "Frames too far beyond a missing one, left to their host to send again")
+DEAD = Counter("wardline_worker_dead_letters", "Messages kept as dead letters", ["reason"])
+STALE = Counter("wardline_worker_stale_events", "Events of an assignment that is over, left to whoever has the partition now")
+INSERTS = Histogram(
+    "wardline_worker_insert_seconds", "Seconds that one insert took", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+)
+RETRIES = Counter("wardline_worker_store_retries", "Attempts to reach the store that failed and were repeated")
+FRONTIERS = Counter("wardline_worker_frontiers", "Frontiers published")
+RECREATED = Counter("wardline_worker_producers_recreated", "Frontier producers thrown away after an error")
+LAG = Gauge("wardline_worker_lag_messages", "Messages of this worker's partitions that are not committed")
+PARTITIONS = Gauge("wardline_worker_partitions", "Partitions of this worker")
+
+
+@dataclass(slots=True)
+class Figures:
+    """What this worker has done since it started."""
+
+    records: int = 0
+    frames: int = 0
+    duplicates: int = 0
+    put_off: int = 0
+    dead_letters: int = 0
+    inserts: int = 0
+    lag: int = 0
+
+    def say(self) -> dict[str, Any]:
+        """As the run file has them."""
+        return asdict(self)

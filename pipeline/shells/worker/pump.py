@@ -1,0 +1,421 @@
+"""Moves frames from Kafka to the store: judge, batch, insert, acknowledge, say.
+
+    event of another assignment       dropped, not acknowledged: whoever has the partition now reads it
+    first event of a partition        take it over: fence, then read what is stored
+    judged                            joins the batch in offset order, duplicates and dead letters too
+    batch is due                      dead letters -> records and frame rows -> acknowledge -> frontiers
+    the store is away                 the same insert again, for as long as it takes
+    the store refuses                 again for `insert_timeout_s`, then this worker ends with 1
+    fenced                            this worker ends with 75
+
+One batch is inserted while the next one fills. Nothing is acknowledged before its rows are stored, so a crash anywhere here
+costs a second reading and nothing else.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from faust.types import TP
+
+from pipeline.core.batch import Batch
+from pipeline.core.intake import Accepted, Check, Dead, Duplicate, Judged, judge
+from pipeline.core.ledger import Ledger
+from pipeline.core.rows import FrameRow, insert_stream, insert_token
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses, Taken
+from schemas.config import Config
+from schemas.errors import OperatorFault, WardlineError
+from schemas.frame import Lane
+from schemas.store import DEADLETTER_STATES, FLAG_DEAD
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_S: Final = 0.2
+RETRY_MAX_S: Final = 5.0
+NOTE_S: Final = 5.0
+"""How often frontiers become rows; they matter when old days are dropped, and to people."""
+
+LANES_SAID_MAX: Final = 1000
+"""Lanes whose frontier is said once after a take-over, those of the newest hosts. Others are said when a frame comes."""
+
+AGAIN_EXIT: Final = 75
+CRASH_EXIT: Final = 1
+OPERATOR_EXIT: Final = 2
+
+
+class Store(Protocol):
+    """What the pump needs of `sink`."""
+
+    def take_over(self, partition: int) -> Taken:
+        """Own a partition."""
+
+    def insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
+        """Store a batch."""
+
+    def keep(self, letters: Sequence[Mapping[str, Any]]) -> None:
+        """Store dead letters."""
+
+    def note(self, frontiers: Sequence[Mapping[str, Any]]) -> None:
+        """Store how far lanes are."""
+
+
+class Voice(Protocol):
+    """What the pump needs of `herald`."""
+
+    def say(self, lane: Lane, frame_no: int) -> None:
+        """A frontier."""
+
+    def wake(self, digest: str) -> None:
+        """A dead letter is stored."""
+
+
+class Given(Exception):
+    """A try was given up because the partitions are being taken away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One event and what has to happen before it may be acknowledged."""
+
+    event: Any
+    row: FrameRow | None = None
+    letter: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+class Pump:
+    """Everything between Faust and the store. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store,
+        voice: Voice,
+        key_of: Callable[[str], Check | None],
+        generation: Callable[[], int],
+        slot: str,
+    ) -> None:
+        self._config = config.worker
+        self._store = store
+        self._voice = voice
+        self._key_of = key_of
+        self._generation = generation
+        self._slot = slot
+        self._ledger = Ledger()
+        self._batch: Batch[Entry] = Batch(records_max=self._config.batch_records, quiet_ns=self._config.quiet_ms * 1_000_000)
+        self._epochs: dict[int, int] = {}
+        self._next: dict[TP, int] = {}
+        self._assigned: set[TP] = set()
+        self._turn = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._flight: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._moved: dict[Lane, int] = {}
+        self._noted_at = time.monotonic()
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.figures = metrics.Figures()
+        self.progress_at = time.monotonic()
+        self.waits_for = ""
+        """Why the store is tried again; empty when it is not."""
+
+    # -- what Faust calls --------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether partitions are assigned (perhaps none)."""
+        return self._open.is_set()
+
+    @property
+    def assigned(self) -> set[int]:
+        """The partitions that are ours."""
+        return {tp.partition for tp in self._assigned} if self._open.is_set() else set()
+
+    def open(self, assigned: set[TP]) -> None:
+        """Take events of these partitions from now on."""
+        self._assigned = set(assigned)
+        self.progress_at = time.monotonic()
+        self._open.set()
+
+    async def take(self, event: Any) -> None:
+        """Judge one event and put it into the batch; waits while the batch is full and the one before is being inserted."""
+        while not self._ended.done():
+            # events may come before the assignment is known here; dropping one would leave a hole in its partition for ever
+            await self._open.wait()
+            async with self._turn:
+                if not self._open.is_set():
+                    continue
+                await self._guarded(self._take(event))
+                return
+        await asyncio.Event().wait()
+
+    async def drain(self) -> None:
+        """Let the running insert end, forget what is not stored, and close until the next assignment."""
+        self._open.clear()
+        self._closing.set()
+        async with self._turn:
+            await self._landed()
+            self._batch.cut()
+            self._ledger.clear()
+            self._next.clear()
+            self._epochs.clear()
+        self._closing.clear()
+
+    async def finish(self) -> None:
+        """Close, and store what has been taken in (`drain` would leave it to the next start)."""
+        self._open.clear()
+        async with self._turn:
+            await self._landed()
+            if len(self._batch) and not self._ended.done():
+                self._start()
+                await self._landed()
+
+    # -- what the process calls --------------------------------------------------------------------------------------
+
+    async def clock(self) -> None:
+        """Cut the batch when it has waited long enough; for ever."""
+        while True:
+            due = self._batch.due_ns()
+            if due is None:
+                self._filled.clear()
+                await self._filled.wait()
+                continue
+            wait_s = (due - time.monotonic_ns()) / 1e9
+            if wait_s > 0 and not self._batch.full:
+                await asyncio.sleep(wait_s)
+                continue
+            await self._landed()
+            async with self._turn:
+                if self._may_start() and self._batch.due(time.monotonic_ns()):
+                    self._start()
+
+    async def ended(self) -> int:
+        """Wait until this worker must end; returns the exit code."""
+        return await asyncio.shield(self._ended)
+
+    def busy(self) -> bool:
+        """Whether an insert runs."""
+        return self._flight is not None
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _end(self, code: int, why: str) -> None:
+        if not self._ended.done():
+            log.error("%s: this worker ends with %d", why, code)
+            self._ended.set_result(code)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """Whatever goes wrong ends this worker; an exception that reached Faust would acknowledge what it stands for."""
+        try:
+            await work
+        except Given:
+            pass
+        except Fenced as fault:
+            self._end(AGAIN_EXIT, str(fault))
+        except OperatorFault as fault:
+            self._end(OPERATOR_EXIT, str(fault))
+        except WardlineError as fault:
+            self._end(CRASH_EXIT, str(fault))
+        except Exception:
+            log.exception("a defect")
+            self._end(CRASH_EXIT, "an error that nobody foresaw")
+
+    async def _take(self, event: Any) -> None:
+        message = event.message
+        tp: TP = message.tp
+        if message.generation_id != self._generation() or tp not in self._assigned:
+            metrics.STALE.inc()
+            return
+        expected = self._next.get(tp, message.offset)
+        if message.offset != expected:
+            raise WardlineError(f"{tp.topic}/{tp.partition}: offset {message.offset} came where {expected} belongs")
+        if not self._ledger.holds(tp.partition):
+            await self._take_over(tp.partition)
+        entry = self._entry(event, judge(message.value, tp.partition, self._key_of, self._ledger))
+        rows = entry.row.rows if entry.row else 0
+        size = len(message.value or b"")
+        if entry.row is not None and entry.row.batch is not None:
+            size = entry.row.batch.nbytes
+        while not self._batch.takes(rows, size):
+            await self._landed()
+            if not self._may_start():
+                raise Given
+            self._start()
+        self._next[tp] = message.offset + 1
+        if entry.row is not None:
+            head = entry.row.head
+            self._ledger.begin(head.lane, head.frame_no, entry.row.digest, head.previous)
+        self._batch.add(entry, rows, size, time.monotonic_ns())
+        self._filled.set()
+        if self._batch.full and self._may_start():
+            self._start()
+
+    def _entry(self, event: Any, judged: Judged) -> Entry:
+        offset = event.message.offset
+        if isinstance(judged, Accepted):
+            row = FrameRow(
+                head=judged.head, digest=judged.digest, signed=judged.signed, wire_bytes=judged.wire_bytes, offset=offset,
+                flag=judged.flag, batch=judged.batch,
+            )  # fmt: skip
+            return Entry(event=event, row=row)
+        if isinstance(judged, Dead):
+            return self._dead_entry(event, judged)
+        if isinstance(judged, Duplicate):
+            metrics.DUPLICATES.inc()
+            self.figures.duplicates += 1
+            if frontier := self._ledger.frontier(judged.lane):
+                self._voice.say(judged.lane, frontier)  # its host would not send it again if it knew
+            return Entry(event=event)
+        metrics.PUT_OFF.inc()
+        self.figures.put_off += 1
+        return Entry(event=event)
+
+    def _dead_entry(self, event: Any, dead: Dead) -> Entry:
+        message = event.message
+        partition, offset = message.tp.partition, message.offset
+        log.warning("partition %d offset %d is a dead letter: %s: %s", partition, offset, dead.reason, dead.message)
+        data = message.value or b""
+        head = dead.head
+        letter = {
+            "received": time.time_ns() // 1000, "partition": partition, "offset": offset,
+            "enforcer": head.lane.host if head else "", "enforcer_boot": head.lane.host_boot if head else 0,
+            "frame_no": head.frame_no if head else 0, "reason": dead.reason, "message": dead.message,
+            "digest": hashlib.sha256(data).digest(), "data": data, "state": DEADLETTER_STATES[0],
+        }  # fmt: skip
+        row = None
+        if dead.passes and head is not None:
+            row = FrameRow(head=head, digest=dead.digest, signed=dead.signed, wire_bytes=dead.wire_bytes, offset=offset,
+                           flag=FLAG_DEAD, batch=None)  # fmt: skip
+        return Entry(event=event, row=row, letter=letter, reason=dead.reason)
+
+    async def _take_over(self, partition: int) -> None:
+        taken = await self._persist(f"take-over of partition {partition}", self._store.take_over, partition)
+        self._epochs[partition] = taken.epoch
+        self._ledger.take(partition, taken.lanes)
+        newest = sorted(self._ledger.lanes(partition), key=lambda lane: lane.host_boot)[-LANES_SAID_MAX:]
+        for lane in newest:
+            if frontier := self._ledger.frontier(lane):
+                self._voice.say(lane, frontier)
+        log.info("partition %d is ours, epoch %d, with %d lanes", partition, taken.epoch, len(taken.lanes))
+
+    def _may_start(self) -> bool:
+        return self._flight is None and self._open.is_set() and not self._ended.done()
+
+    async def _landed(self) -> None:
+        """Wait until no insert runs."""
+        if self._flight is not None:
+            await asyncio.wait([self._flight])
+
+    def _start(self) -> None:
+        """Cut the batch and insert it in the background."""
+        assert self._flight is None
+        entries = self._batch.cut()
+        owned = {row.head.lane.partition: self._epochs[row.head.lane.partition] for e in entries if (row := e.row) is not None}
+        self._flight = asyncio.create_task(self._guarded(self._fly(entries, owned)))
+        self._flight.add_done_callback(self._down)
+
+    def _down(self, _: "asyncio.Task[None]") -> None:
+        self._flight = None
+
+    async def _fly(self, entries: Sequence[Entry], owned: Mapping[int, int]) -> None:
+        letters = [entry.letter for entry in entries if entry.letter is not None]
+        frames = [entry.row for entry in entries if entry.row is not None]
+        if letters:
+            # a crash behind this: they are kept, read again, and replace their own rows
+            await self._persist("dead letters", self._store.keep, letters)
+        if frames:
+            ingested_s = int(time.time())
+            stream = await self._in_thread(lambda: insert_stream(frames, ingested_s).to_pybytes())
+            began = time.monotonic()
+            # a crash behind this: the rows are stored, the offsets are not; they are read again and known by lane and number
+            await self._persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)
+            metrics.INSERTS.observe(time.monotonic() - began)
+            self.figures.inserts += 1
+        for entry in entries:
+            if entry.row is not None and self._ledger.stored(entry.row.head.lane, entry.row.head.frame_no):
+                self._moved[entry.row.head.lane] = self._ledger.frontier(entry.row.head.lane)
+                self._voice.say(entry.row.head.lane, self._moved[entry.row.head.lane])
+            entry.event.ack()
+        self._count(entries, frames)
+        await self._note()
+
+    def _count(self, entries: Sequence[Entry], frames: Sequence[FrameRow]) -> None:
+        good = [row.batch.num_rows for row in frames if row.batch is not None]
+        metrics.RECORDS.inc(sum(good))
+        metrics.FRAMES.inc(len(good))
+        self.figures.records += sum(good)
+        self.figures.frames += len(good)
+        for entry in entries:
+            if entry.letter is not None:
+                metrics.DEAD.labels(entry.reason).inc()
+                self.figures.dead_letters += 1
+                self._voice.wake(entry.letter["digest"].hex())
+        self.progress_at = time.monotonic()
+
+    async def _note(self) -> None:
+        """Write how far lanes are, now and then. It may fail: the rows of the frames themselves say the same."""
+        if not self._moved or time.monotonic() - self._noted_at < NOTE_S:
+            return
+        self._noted_at = time.monotonic()
+        moved, self._moved = self._moved, {}
+        rows = [
+            {"partition": lane.partition, "enforcer": lane.host, "enforcer_boot": lane.host_boot, "frame_no": frame_no,
+             "stored": time.time_ns() // 1000, "worker": self._slot}
+            for lane, frame_no in moved.items()
+        ]  # fmt: skip
+        try:
+            await self._in_thread(lambda: self._store.note(rows))
+        except (StoreAway, StoreRefuses) as fault:
+            log.warning("frontier rows: %s", fault)
+            self._moved = moved | self._moved
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _persist(self, what: str, work: Callable[..., T], *arguments: Any) -> T:
+        """Do `work` in the store's thread until it succeeds.
+
+        A store that is away is waited for; one that refuses, for `insert_timeout_s`. Raises Given when a drain wants the
+        thread, StoreRefuses in the end, and at once whatever another try would not change.
+        """
+        refused_since: float | None = None
+        wait_s = RETRY_S
+        while True:
+            try:
+                done = await self._in_thread(lambda: work(*arguments))
+            except (StoreAway, StoreRefuses) as fault:
+                now = time.monotonic()
+                if isinstance(fault, StoreRefuses):
+                    refused_since = now if refused_since is None else refused_since
+                    if now - refused_since > self._config.insert_timeout_s:
+                        raise
+                else:
+                    refused_since = None
+                self._tried_in_vain(what, fault)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), wait_s)
+                if self._closing.is_set():
+                    raise Given from fault
+                wait_s = min(2 * wait_s, RETRY_MAX_S)
+            else:
+                self.waits_for = ""
+                self.progress_at = time.monotonic()
+                return done
+
+    def _tried_in_vain(self, what: str, fault: WardlineError) -> None:
+        metrics.RETRIES.inc()
+        self.progress_at = time.monotonic()  # the store is what stands still, not this worker
+        if not self.waits_for:
+            log.warning("%s: %s; trying again", what, fault)
+        self.waits_for = f"{what}: {fault}"

@@ -1,0 +1,205 @@
+"""The process `wardline work`: one slot, one Faust app, one exit code.
+
+0 after SIGTERM or SIGINT: what was taken in is stored and committed. 75: start me again at once (another worker has our slot or
+a partition, the embedded broker is a new one, the watchdog). 1: crashed. 2: somebody must put something right first.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from typing import Any, Final
+
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.app import WorkerApp, make_app
+from pipeline.shells.worker.herald import Herald
+from pipeline.shells.worker.pump import CRASH_EXIT, OPERATOR_EXIT, Pump
+from pipeline.shells.worker.sink import Sink
+from pipeline.shells.worker.watchdog import Signs, Watchdog
+from schemas.config import Config
+from schemas.errors import OperatorFault, PeerFault, WardlineError
+from schemas.home import Home
+from schemas.keys import Trust, own_key
+from schemas.links import embedded_broker, kafka_servers
+from schemas.process import Lock, private_dir, read_run_file, take_or_fail, write_run_file
+from schemas.telemetry import serve_metrics
+
+log = logging.getLogger(__name__)
+
+FINISH_S: Final = 4.0
+"""How long a stopping worker waits for the store. What is not stored then is read again by the next start."""
+
+SAY_LAST_S: Final = 1.0
+STOP_S: Final = 3.5
+SAY_S: Final = 0.5
+LOOK_S: Final = 0.1
+
+
+def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
+    """Run the worker of `slot` (`work-1`) until SIGTERM or SIGINT; returns the exit code.
+
+    Raises OperatorFault when another worker of this home reads the embedded broker, or a key or security file is wrong.
+    """
+    # imports of Faust and its friends are chatty at INFO
+    for chatty in ("faust", "mode", "clickhouse_connect", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    lock: Lock | None = None
+    if embedded_broker(config):
+        # it cannot rebalance, so a second worker would read everything again and fence the first
+        lock = take_or_fail(private_dir(home.run) / "embedded-worker.lock", "the embedded broker's one worker")
+    try:
+        return asyncio.run(_run(home, config, slot, metrics_port))
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+async def _run(home: Home, config: Config, slot: str, metrics_port: int) -> int:
+    worker = _Worker(home, config, slot, metrics_port)
+    code = await worker.main()
+    home.run_file(slot).unlink(missing_ok=True)
+    if not worker.clean:
+        # something hangs, an insert in its thread or a task of Faust's, and Python would wait for it; none of it was
+        # acknowledged, so the next start does it again
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+class _Worker:
+    def __init__(self, home: Home, config: Config, slot: str, metrics_port: int) -> None:
+        self._home = home
+        self._config = config
+        self._slot = slot
+        self._metrics_port = metrics_port
+        self._key = own_key(home, "workers", slot)
+        self._stop = asyncio.Event()
+        self._app: WorkerApp | None = None
+        self._pump: Pump | None = None
+        self._beat_at = 0.0
+        self._said: dict[str, Any] = {}
+        self.clean = True
+        """Whether nothing hangs when `main` returns."""
+
+    async def main(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        private_dir(self._home.run)
+        address = serve_metrics(self._metrics_port)
+        self._fixed = {"name": self._slot, "pid": os.getpid(), "address": address, "metrics": address}
+        self._say("starting")
+        servers = await self._servers()
+        if servers is None:
+            return 0
+        try:
+            return await self._work(servers)
+        except OperatorFault as fault:
+            log.error("%s", fault)
+            self.clean = False
+            return OPERATOR_EXIT
+
+    async def _servers(self) -> str | None:
+        """Where the broker is, once it is up; None when we are stopped first."""
+        while not self._stop.is_set():
+            try:
+                return kafka_servers(self._home, self._config)
+            except PeerFault:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), SAY_S)
+        return None
+
+    def _broker(self) -> object:
+        """What changes when the embedded broker is another one; None while it is not up, and for a real one."""
+        if not embedded_broker(self._config):
+            return None
+        said = read_run_file(self._home.run_file("broker"))
+        if said is None or not said["alive"] or said.get("state") != "ready":
+            return None
+        return said["pid"], said["address"]
+
+    async def _work(self, servers: str) -> int:
+        herald = Herald(self._config, servers=servers, slot=self._slot, sign=self._key.sign)
+        pump = self._pump = Pump(
+            self._config, store=Sink(self._home, self._config, slot=self._slot), voice=herald,
+            key_of=Trust(self._home.trusted("hosts")).verifier, generation=lambda: app.consumer_generation_id, slot=self._slot,
+        )  # fmt: skip
+        app = self._app = make_app(self._home, self._config, slot=self._slot, servers=servers, pump=pump)
+        Watchdog(limit_s=self._config.worker.watchdog_s, signs=self._signs, broker=self._broker).start()
+        started = asyncio.create_task(app.start())
+        jobs = [asyncio.create_task(job) for job in (pump.clock(), herald.run(), self._say_all())]
+        ended = asyncio.create_task(pump.ended())
+        try:
+            code = await self._watch(app, [started, ended, *jobs])
+        finally:
+            if self._stop.is_set():
+                await self._last_words(pump, herald, app)
+            else:
+                self.clean = False
+            for task in (started, ended, *jobs):
+                task.cancel()
+            await asyncio.wait([started, ended, *jobs], timeout=STOP_S)
+        return code
+
+    async def _watch(self, app: WorkerApp, tasks: "list[asyncio.Task[Any]]") -> int:
+        """Wait for the end; returns the exit code."""
+        started, ended, *jobs = tasks
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), LOOK_S)
+            if ended.done():
+                return int(ended.result())
+            if app.crashed:
+                log.error("faust has crashed: %r", app.crash_reason)
+                return CRASH_EXIT
+            for task in (started, *jobs):
+                if task.done() and not task.cancelled() and (fault := task.exception()) is not None:
+                    log.error("the worker ends: %s", fault if isinstance(fault, WardlineError) else repr(fault))
+                    return OPERATOR_EXIT if isinstance(fault, OperatorFault) else CRASH_EXIT
+        return 0
+
+    async def _last_words(self, pump: Pump, herald: Herald, app: WorkerApp) -> None:
+        """Store what was taken in, say it, commit. Each step has its time: a store that is away must not keep us alive."""
+        self._say("stopping")
+        for what, step, limit_s in (
+            ("the store", pump.finish(), FINISH_S), ("the frontiers", herald.quiet(), SAY_LAST_S), ("faust", app.stop(), STOP_S)
+        ):  # fmt: skip
+            try:
+                await asyncio.wait_for(step, limit_s)
+            except TimeoutError:
+                self.clean = False
+                log.warning("%s did not end in %.1f s; what is not stored is read again by the next start", what, limit_s)
+            except Exception:
+                self.clean = False
+                log.exception("while stopping: %s", what)
+
+    def _signs(self) -> Signs:
+        app, pump = self._app, self._pump
+        assert app is not None
+        assert pump is not None
+        heartbeat_at, behind = 0.0, 0
+        if pump.is_open:
+            with contextlib.suppress(Exception):  # between two assignments there is nothing to ask
+                heartbeat_at, behind = app.consumer._thread.heartbeat_at, app.consumer.behind()
+        return Signs(beat_at=self._beat_at, progress_at=pump.progress_at, heartbeat_at=heartbeat_at, behind=behind)
+
+    async def _say_all(self) -> None:
+        while True:
+            self._beat_at = time.monotonic()
+            self._say("ready" if self._pump is not None and self._pump.is_open else "starting")
+            await asyncio.sleep(SAY_S)
+
+    def _say(self, state: str) -> None:
+        said: dict[str, Any] = {**self._fixed, "state": state}
+        pump = self._pump
+        if pump is not None:
+            pump.figures.lag = self._signs().behind
+            metrics.LAG.set(pump.figures.lag)
+            metrics.PARTITIONS.set(len(pump.assigned))
+            said |= {"partitions": sorted(pump.assigned), "waits_for": pump.waits_for, **pump.figures.say()}
+        if said != self._said:
+            self._said = said
+            with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not
+                write_run_file(self._home.run_file(self._slot), said)
