@@ -1,0 +1,5 @@
+"""The processes of the pipeline, where cores meet Kafka, ClickHouse and the clock.
+
+`broker` and `topics` carry frames (embedded, or on a real Kafka), `worker` reads them and writes to the `store`, which is chDB
+behind ClickHouse's HTTP protocol when no server is configured.
+"""

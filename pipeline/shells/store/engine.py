@@ -1,0 +1,194 @@
+"""chDB in threads: one that writes, some that read, each query on a connection of its own.
+
+A connection costs 0.3 ms, so every query gets a new one: its settings, its current database and its temporary tables end with
+it, and nothing that one user sets is seen by another. Reads run with `readonly` set inside the engine, on threads that the writer
+does not use; the writer's own reads (the worker asking for its lanes) have a thread that no reader can fill.
+"""
+
+import asyncio
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from chdb.state.sqlitelike import connect
+
+from schemas.config import Config
+from schemas.errors import OperatorFault
+from schemas.store import migrate, quote_name, quote_text
+
+log = logging.getLogger(__name__)
+
+TAG: Final = "query_cache_tag"
+"""The setting that carries our name of a running query, so that it can be ended; it has no other use here."""
+
+WAITING_MAX: Final = 64
+"""Queries that wait for a reading thread. More are refused with 503, code 202."""
+
+_CODE: Final = re.compile(r"Code: (\d+)\. DB::Exception: ")
+_NAME: Final = re.compile(r"\(([A-Z][A-Z0-9_]+)\)\s*(?:\(version [^)]*\)+\s*)?$")
+
+
+class EngineError(Exception):
+    """The engine refused or failed: its code, its name of it, and its one-line text."""
+
+    def __init__(self, raw: str) -> None:
+        flat = " ".join(raw.split())
+        codes = _CODE.findall(flat)
+        self.code = int(codes[0]) if codes else 1001
+        named = _NAME.search(flat)
+        self.name = named[1] if named else "STD_EXCEPTION"
+        text = _CODE.sub("", flat)
+        text = re.sub(r"\s*\(version [^)]*\)+\.?", "", text)
+        text = re.sub(rf"(?:\s*\({self.name}\))+", "", text).strip()
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One statement for the engine. `level` is the engine's `readonly`; 0 only on the writing thread."""
+
+    sql: str
+    output: str
+    tag: str
+    database: str
+    level: int
+    settings: tuple[tuple[str, str], ...]
+    params: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The bytes of a result (alive as long as this is) and what it cost."""
+
+    view: memoryview
+    keep: Any
+    rows: int
+    summary: Mapping[str, int]
+    seconds: float
+
+
+class Engine:
+    """The open store."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        """Open the data, bring it up to date. Raises OperatorFault when it cannot be opened or has other migrations."""
+        self._folder = str(folder)
+        self._limits = (
+            ("max_memory_usage", str(config.store.query_bytes)),
+            ("max_execution_time", str(config.store.query_seconds)),
+            ("async_insert", "0"),
+        )
+        try:
+            self._root = connect(self._folder)
+        except Exception as fault:
+            raise OperatorFault(f"{folder}: the store cannot be opened: {' '.join(str(fault).split())}") from fault
+        self._clean_default()
+        applied = migrate(self.rows, config.clickhouse.database)
+        if applied:
+            log.info("migrations %s are applied", ", ".join(str(number) for number in applied))
+        self.version, self.timezone = self.rows("SELECT version(), timezone()")[0]
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._reading = ThreadPoolExecutor(config.store.reader_threads, thread_name_prefix="read")
+        self._own = ThreadPoolExecutor(1, thread_name_prefix="own-read")
+        self._killing = ThreadPoolExecutor(1, thread_name_prefix="kill")
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def _clean_default(self) -> None:
+        """The engine's own `default` database reads any file that is named like a table: an ordinary one takes its place."""
+        if self.rows("SELECT engine FROM system.databases WHERE name = 'default'") != [["Atomic"]]:
+            self._root.query("DROP DATABASE IF EXISTS default", "Null")
+            self._root.query("CREATE DATABASE default ENGINE = Atomic", "Null")
+
+    def rows(self, sql: str) -> list[list[str]]:
+        """Run one statement at start; the rows as texts."""
+        text = self._root.query(sql, "TabSeparated").bytes().decode()
+        return [line.split("\t") for line in text.splitlines()]
+
+    def table_functions(self) -> frozenset[str]:
+        """The lower-case names of every table function that the engine has."""
+        return frozenset(row[0].lower() for row in self.rows("SELECT name FROM system.table_functions"))
+
+    @property
+    def waiting(self) -> int:
+        """Reads that are queued or running."""
+        return self._waiting
+
+    async def read(self, ask: Ask, *, own: bool) -> Answer:
+        """Run a read; `own` is the writer's. A caller that goes away ends the query. Raises EngineError."""
+        assert ask.level > 0
+        if not own and self._waiting >= WAITING_MAX:
+            raise EngineError(f"Code: 202. DB::Exception: {WAITING_MAX} queries wait already. (TOO_MANY_SIMULTANEOUS_QUERIES)")
+        with self._lock:
+            self._waiting += 1
+        future = (self._own if own else self._reading).submit(self._run, ask)
+        future.add_done_callback(self._left)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel() or not future.cancelled():
+                self.kill(ask.tag)
+            raise
+
+    def _left(self, _: "Future[Answer]") -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def write(self, ask: Ask, done: Callable[[], None]) -> "asyncio.Future[Answer]":
+        """Queue a write: one at a time, in order, to its end even when its client has gone. `done` runs behind it."""
+        future = self._writing.submit(self._run, ask)
+        future.add_done_callback(lambda _: done())
+        return asyncio.wrap_future(future)
+
+    def kill(self, tag: str) -> None:
+        """End a running read, if it still runs."""
+        self._killing.submit(self._kill, tag)
+
+    def _kill(self, tag: str) -> None:
+        connection = connect(self._folder)
+        try:
+            connection.query(f"KILL QUERY WHERE Settings['{TAG}'] = {quote_text(tag)} ASYNC", "Null")
+        except Exception as fault:
+            log.warning("a query could not be ended: %s", EngineError(str(fault)))
+        finally:
+            connection.close()
+
+    def _run(self, ask: Ask) -> Answer:
+        connection = connect(self._folder)
+        try:
+            connection.query(_set((*self._limits, (TAG, ask.tag))), "Null")
+            if ask.settings:
+                connection.query(_set(ask.settings), "Null")
+            if ask.database:
+                connection.query(f"USE {quote_name(ask.database)}", "Null")
+            if ask.level:
+                connection.query(f"SET readonly = {ask.level}", "Null")
+            result = connection.query(ask.sql, ask.output, params=dict(ask.params) or None)
+            keep = result.get_memview()
+            summary = {
+                "read_rows": result.storage_rows_read(), "read_bytes": result.storage_bytes_read(),
+                "written_rows": result.rows_written(), "written_bytes": result.bytes_written(),
+                "total_rows_to_read": 0, "result_rows": result.rows_read(), "result_bytes": result.size(),
+                "elapsed_ns": int(result.elapsed() * 1e9),
+            }  # fmt: skip
+            return Answer(keep.view(), (keep, result), result.rows_read(), summary, result.elapsed())
+        except Exception as fault:
+            raise EngineError(str(fault)) from None
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Let the running write finish, then close the data."""
+        for pool in (self._reading, self._own, self._killing):
+            pool.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
+        self._root.close()
+
+
+def _set(settings: Sequence[tuple[str, str]]) -> str:
+    return "SET " + ", ".join(f"{quote_name(name)} = {quote_text(value)}" for name, value in settings)

@@ -1,0 +1,321 @@
+"""The evidence in ClickHouse: tables by numbered migrations, and the statements that worker and store share.
+
+One MergeTree table `records` has a row per record and, in the same insert, a row per frame (kind 0, boot 0, call_seq = the
+host's boot, seq = frame_no). So one insert is one block, one part, all or nothing: a frame's number is there exactly when its
+records are.
+
+A worker owns partitions by a **fence**: it writes (partition, epoch, owner) with an epoch above all before, and every insert
+carries the condition that its epochs are still the highest. A worker that was stopped and comes back stores nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+import pyarrow as pa
+
+from schemas.errors import OperatorFault
+from schemas.frame import ARROW_SCHEMA, NO_FRAME
+
+FENCED: Final = "FENCED"
+"""The text in the error (code FENCED_CODE) of an insert whose owner has lost a partition: nothing was stored, leave."""
+
+FENCED_CODE: Final = 395
+
+INSERT_RECORDS_MAX: Final = 500_000
+"""Rows that one insert may have and still be one part."""
+
+FRAME_KIND: Final = 0
+"""`kind` of a frame's own row. Records begin at 1."""
+
+FLAG_GOOD: Final = ""
+FLAG_DEAD: Final = "dead"
+FLAG_CHAIN: Final = "chain"
+
+DEADLETTER_STATES: Final = ("new", "retried")
+
+_TEXT: Final = pa.dictionary(pa.int32(), pa.utf8())
+
+FRAME_FIELDS: Final = (
+    pa.field("frame_digest", pa.binary(32), nullable=False),
+    pa.field("frame_previous", pa.binary(32), nullable=False),
+    pa.field("frame_records", pa.uint32(), nullable=False),
+    pa.field("frame_bytes", pa.uint32(), nullable=False),
+    pa.field("frame_created", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("frame_ranges", pa.list_(pa.field("item", pa.uint64(), nullable=False)), nullable=False),
+    pa.field("frame_flag", _TEXT, nullable=False),
+    pa.field("frame_offset", pa.uint64(), nullable=False),
+    pa.field("frame_head", pa.binary(), nullable=False),
+)
+"""What only a frame's own row has. `frame_ranges` is (boot, first, last) flattened, `frame_head` signed head and signature."""
+
+INSERT_SCHEMA: Final = pa.schema(
+    [
+        *ARROW_SCHEMA,
+        pa.field("enforcer", _TEXT, nullable=False),
+        pa.field("enforcer_boot", pa.uint64(), nullable=False),
+        pa.field("partition", pa.uint32(), nullable=False),
+        pa.field("frame_no", pa.uint64(), nullable=False),
+        pa.field("ingested", pa.timestamp("s", tz="UTC"), nullable=False),
+        *FRAME_FIELDS,
+    ]
+)
+"""The Arrow columns of an insert into `records`. All rows of one insert have the same `ingested`, so that it is one part."""
+
+DEADLETTER_SCHEMA: Final = pa.schema(
+    [
+        pa.field("received", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("partition", pa.uint32(), nullable=False),
+        pa.field("offset", pa.uint64(), nullable=False),
+        pa.field("enforcer", pa.utf8(), nullable=False),
+        pa.field("enforcer_boot", pa.uint64(), nullable=False),
+        pa.field("frame_no", pa.uint64(), nullable=False),
+        pa.field("reason", pa.utf8(), nullable=False),
+        pa.field("message", pa.utf8(), nullable=False),
+        pa.field("digest", pa.binary(32), nullable=False),
+        pa.field("data", pa.binary(), nullable=False),
+        pa.field("state", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `deadletters`; `digest` is SHA-256 of `data`. The same bytes again replace their row."""
+
+FRONTIER_SCHEMA: Final = pa.schema(
+    [
+        pa.field("partition", pa.uint32(), nullable=False),
+        pa.field("enforcer", pa.utf8(), nullable=False),
+        pa.field("enforcer_boot", pa.uint64(), nullable=False),
+        pa.field("frame_no", pa.uint64(), nullable=False),
+        pa.field("stored", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("worker", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `frontiers`: the floor of a lane whose first frames were dropped with an old day."""
+
+INSERT_SETTINGS: Final[Mapping[str, str]] = {
+    "async_insert": "0",
+    "optimize_on_insert": "0",
+    "max_insert_threads": "1",
+    "max_insert_block_size": str(2 * INSERT_RECORDS_MAX),
+    "min_insert_block_size_rows": str(2 * INSERT_RECORDS_MAX),
+    "min_insert_block_size_bytes": "0",
+    "insert_deduplicate": "1",
+}
+"""One block, one part, whatever the row count up to INSERT_RECORDS_MAX. The caller adds `insert_deduplication_token`."""
+
+_ARROW_TYPES: Final[Mapping[str, str]] = {
+    "uint8": "UInt8", "uint32": "UInt32", "uint64": "UInt64", "int32": "Int32", "string": "String", "binary": "String",
+    "fixed_size_binary[8]": "FixedString(8)", "fixed_size_binary[16]": "FixedString(16)",
+    "fixed_size_binary[32]": "FixedString(32)", "timestamp[us, tz=UTC]": "DateTime64(6, 'UTC')",
+    "timestamp[s, tz=UTC]": "DateTime('UTC')",
+}  # fmt: skip
+
+
+def quote_text(text: str) -> str:
+    """A ClickHouse string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quote_name(name: str) -> str:
+    """A ClickHouse identifier."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def clickhouse_type(kind: pa.DataType) -> str:
+    """The ClickHouse type that holds an Arrow type of INSERT_SCHEMA."""
+    if pa.types.is_dictionary(kind):
+        return f"LowCardinality({clickhouse_type(kind.value_type)})"
+    if pa.types.is_list(kind):
+        return f"Array({clickhouse_type(kind.value_type)})"
+    return _ARROW_TYPES[str(kind)]
+
+
+def structure(schema: pa.Schema) -> str:
+    """`name Type, ...` as `input()` and `file()` take it."""
+    return ", ".join(f"{quote_name(field.name)} {clickhouse_type(field.type)}" for field in schema)
+
+
+def insert_sql(database: str, owned: Mapping[int, int]) -> str:
+    """The insert into `records` of a batch whose rows lie in the partitions of `owned` (partition -> our epoch).
+
+    Its data is one Arrow stream with INSERT_SCHEMA. It stores everything, or nothing: with FENCED when another worker has taken
+    one of the partitions.
+    """
+    assert owned, "a batch has a partition"
+    columns = ", ".join(quote_name(field.name) for field in INSERT_SCHEMA)
+    pairs = ", ".join(f"({partition}, {epoch})" for partition, epoch in sorted(owned.items()))
+    partitions = ", ".join(str(partition) for partition in sorted(owned))
+    base = quote_name(database)
+    held = (
+        f"SELECT countIf((partition, top) IN ({pairs})) FROM (SELECT partition, max(epoch) AS top FROM {base}.fence"
+        f" WHERE partition IN ({partitions}) GROUP BY partition)"
+    )
+    return (
+        f"INSERT INTO {base}.records ({columns}) SELECT {columns} FROM input({quote_text(structure(INSERT_SCHEMA))})"
+        f" WHERE throwIf(ifNull(({held}), 0) != {len(owned)}, '{FENCED}') = 0 FORMAT ArrowStream"
+    )
+
+
+def take_over_sql(database: str, partitions: Iterable[int], owner: str) -> tuple[str, str]:
+    """Take partitions: the statement that writes their new epochs, and the query that reads them as (partition, epoch).
+
+    The high half of an epoch counts the takings, the low half is a hash of `owner` (unique for each taking, e.g. a UUID), so
+    that two workers that take at the same moment get different epochs and the lower one is fenced.
+    """
+    wanted = sorted(set(partitions))
+    listed = ", ".join(str(partition) for partition in wanted)
+    base, name = quote_name(database), quote_text(owner)
+    write = (
+        f"INSERT INTO {base}.fence (partition, epoch, owner)"
+        " SELECT p, bitShiftLeft(bitShiftRight(maxIf(epoch, partition = p), 32) + 1, 32)"
+        f" + bitAnd(sipHash64({name}), 4294967295), {name}"
+        f" FROM (SELECT arrayJoin(CAST([{listed}], 'Array(UInt32)')) AS p) AS wanted"
+        f" LEFT JOIN {base}.fence AS held ON held.partition = wanted.p GROUP BY p"
+    )
+    read = (
+        f"SELECT partition, max(epoch) FROM {base}.fence WHERE owner = {name} AND partition IN ({listed})"
+        " GROUP BY partition ORDER BY partition"
+    )
+    return write, read
+
+
+def lane_state_sql(database: str, partition: int) -> str:
+    """What the store has of each lane of a partition: (enforcer, enforcer_boot, frontier, beyond).
+
+    `frontier` is the highest n so that frames 1 to n are all there (or below the floor in `frontiers`), `beyond` the sorted
+    numbers of frames that are there although an earlier one is not. Dead-lettered frames count.
+    """
+    base = quote_name(database)
+    there = (
+        f"SELECT toString(enforcer) AS enforcer, call_seq AS host_boot, toUInt64(0) AS low, groupUniqArray(seq) AS seqs"
+        f" FROM {base}.records WHERE boot = 0 AND kind = {FRAME_KIND} AND partition = {partition} GROUP BY enforcer, call_seq"
+        " UNION ALL SELECT enforcer, enforcer_boot, max(frame_no), CAST([], 'Array(UInt64)')"
+        f" FROM {base}.frontiers WHERE partition = {partition} GROUP BY enforcer, enforcer_boot"
+    )
+    lanes = (
+        "SELECT enforcer, host_boot, max(low) AS floor,"
+        " arraySort(arrayFilter(n -> n > floor, groupUniqArrayArray(seqs))) AS numbers,"
+        " arrayFirstIndex((n, i) -> n != floor + i, numbers, arrayEnumerate(numbers)) AS broken"
+        f" FROM ({there}) GROUP BY enforcer, host_boot"
+    )
+    return (
+        "SELECT enforcer, host_boot AS enforcer_boot,"
+        " toUInt64(floor + if(broken = 0, length(numbers), broken - 1)) AS frontier,"
+        f" arrayFilter(n -> n > frontier, numbers) AS beyond FROM ({lanes}) ORDER BY enforcer, enforcer_boot"
+    )
+
+
+def frame_row(
+    *,
+    enforcer: str,
+    enforcer_boot: int,
+    partition: int,
+    frame_no: int,
+    ingested_s: int,
+    digest: bytes,
+    previous: bytes,
+    records: int,
+    size: int,
+    created_us: int,
+    ranges: Sequence[int],
+    flag: str,
+    offset: int,
+    head: bytes,
+) -> dict[str, Any]:
+    """A frame's own row as column -> value, every record column at its zero. Times in seconds and microseconds since 1970."""
+    row: dict[str, Any] = {field.name: zero_of(field.type) for field in INSERT_SCHEMA}
+    row |= {
+        "kind": FRAME_KIND, "boot": 0, "call_seq": enforcer_boot, "seq": frame_no, "enforcer": enforcer,
+        "enforcer_boot": enforcer_boot, "partition": partition, "frame_no": frame_no, "ingested": ingested_s,
+        "frame_digest": digest, "frame_previous": previous, "frame_records": records, "frame_bytes": size,
+        "frame_created": created_us, "frame_ranges": list(ranges), "frame_flag": flag, "frame_offset": offset,
+        "frame_head": head,
+    }  # fmt: skip
+    return row
+
+
+def zero_of(kind: pa.DataType) -> Any:
+    """The value that stands for "nothing" in a column of INSERT_SCHEMA."""
+    if pa.types.is_dictionary(kind):
+        return zero_of(kind.value_type)
+    if pa.types.is_list(kind):
+        return []
+    if pa.types.is_string(kind):
+        return ""
+    if pa.types.is_fixed_size_binary(kind):
+        return bytes(kind.byte_width)
+    return b"" if pa.types.is_binary(kind) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file of SQL. Each statement may run again; `digest` is SHA-256 of the file's text, in hex."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """What `migrations` remembers of it."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def statements(self, database: str) -> list[str]:
+        """The statements in order, `{database}` put in."""
+        lines = [line for line in self.text.splitlines() if not line.lstrip().startswith("--")]
+        parts = "\n".join(lines).replace("{database}", quote_name(database)).split(";\n")
+        return [part.strip().rstrip(";") for part in parts if part.strip().rstrip(";")]
+
+
+def load_migrations() -> tuple[Migration, ...]:
+    """The migrations of this program, in their order: 1, 2, 3, ..."""
+    folder = files("schemas") / "migrations"
+    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
+    loaded = tuple(Migration(int(name[:4]), name.removesuffix(".sql"), (folder / name).read_text()) for name in found)
+    assert [m.number for m in loaded] == list(range(1, len(loaded) + 1)), f"migrations are not numbered 1, 2, ...: {found}"
+    return loaded
+
+
+MIGRATIONS: Final = load_migrations()
+
+
+def migrate(
+    execute: Callable[[str], Sequence[Sequence[Any]]], database: str, migrations: Sequence[Migration] = MIGRATIONS
+) -> list[int]:
+    """Bring the database up to date; returns the numbers that were applied now.
+
+    `execute(sql)` runs one statement and returns its rows. There is no lock: every statement may run twice, also at the same
+    time as another process's, and a migration is written down after its last statement, so a crash in between runs it again.
+    Raises OperatorFault when an applied migration is not the one of this program, or when the database is newer than it.
+    """
+    base = quote_name(database)
+    execute(f"CREATE DATABASE IF NOT EXISTS {base} ENGINE = Atomic")
+    execute(
+        f"CREATE TABLE IF NOT EXISTS {base}.migrations (number UInt32, name String, digest String,"
+        " applied DateTime('UTC') DEFAULT now()) ENGINE = MergeTree ORDER BY number"
+    )
+    known = {migration.number: migration for migration in migrations}
+    done: set[int] = set()
+    for number, name, digest in execute(f"SELECT DISTINCT number, name, digest FROM {base}.migrations ORDER BY number"):
+        ours, where = known.get(int(number)), f"database `{database}`: migration `{name}`"
+        if ours is None:
+            raise OperatorFault(f"{where} has number {number}, this program knows up to {len(known)}")
+        if ours.digest != digest:
+            raise OperatorFault(f"{where} was applied with digest {digest[:12]}, this program has {ours.digest[:12]}")
+        done.add(int(number))
+    applied = []
+    for migration in migrations:
+        if migration.number in done:
+            continue
+        for statement in migration.statements(database):
+            execute(statement)
+        execute(
+            f"INSERT INTO {base}.migrations (number, name, digest) VALUES"
+            f" ({migration.number}, {quote_text(migration.name)}, {quote_text(migration.digest)})"
+        )
+        applied.append(migration.number)
+    return applied
+
+
+assert len(NO_FRAME) == 32, "the `previous` of a first frame is the zero of its column"
