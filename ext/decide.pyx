@@ -27,6 +27,7 @@ import hashlib
 
 from schemas.bundle import parse_bundle
 from schemas.errors import AgentFault, OperatorFault
+from schemas.limits import STRING_BYTES_MAX
 from schemas.records import Decision, Verdict
 from schemas.vocabulary import implied_parents, parse_uid
 
@@ -36,6 +37,8 @@ cdef enum:
     KEY_CHARS_MAX = 1024    # texts of one question, all together: a longer one is decided and not kept
     ANY_KEY = 1             # the first key; 0 says that no policy uses it
     ROOT = 0
+
+cdef Py_ssize_t UID_CHARS_MAX = STRING_BYTES_MAX
 
 cdef struct Slot:
     uint64_t tag
@@ -53,10 +56,8 @@ cdef inline uint64_t mixed(uint64_t h, uint64_t more) noexcept nogil:
     h = (h ^ more) * <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 29)
 
-
 cdef inline uint64_t pack(uint32_t high, uint32_t low) noexcept nogil:
     return (<uint64_t>high << 32) | low
-
 
 cdef inline uint32_t find(unordered_map[uint64_t, uint32_t]& table, uint64_t key) noexcept nogil:
     """The value, 0 when there is none."""
@@ -77,27 +78,28 @@ cdef bint same_links(tuple a, tuple b):
 
 
 cdef Py_ssize_t type_chars(str uid) except -2:
-    """Characters of the type in a uid's text; -1 when the text is no uid in its one spelling.
-
-    The common spelling (`Agent::"plain"`) is checked here, any other by the vocabulary.
-    """
-    cdef Py_ssize_t i, n = PyUnicode_GET_LENGTH(uid)
+    """Characters of the type in a uid's text; -1 when the text is no uid in its one spelling, or over STRING_BYTES_MAX."""
     cdef Py_ssize_t mark = uid.find('::"')
-    cdef Py_UCS4 c
-    if mark < 1 or n < mark + 4:
+    if mark < 1 or PyUnicode_GET_LENGTH(uid) > UID_CHARS_MAX:
         return -1
-    c = PyUnicode_READ_CHAR(uid, 0)
-    if not u'A' <= c <= u'Z' or PyUnicode_READ_CHAR(uid, n - 1) != u'"':
-        return mark if is_uid(uid) else -1
+    return mark if is_plain(uid, mark) or is_uid(uid) else -1
+
+
+cdef bint is_plain(str uid, Py_ssize_t mark):
+    """Whether it is written `Agent::"plain"`; any other spelling is the vocabulary's to judge."""
+    cdef Py_ssize_t i, n = PyUnicode_GET_LENGTH(uid)
+    cdef Py_UCS4 c = PyUnicode_READ_CHAR(uid, 0)
+    if n < mark + 4 or not u'A' <= c <= u'Z' or PyUnicode_READ_CHAR(uid, n - 1) != u'"':
+        return False
     for i in range(1, mark):
         c = PyUnicode_READ_CHAR(uid, i)
         if not (u'a' <= c <= u'z' or u'A' <= c <= u'Z' or u'0' <= c <= u'9'):
-            return mark if is_uid(uid) else -1
+            return False
     for i in range(mark + 3, n - 1):
         c = PyUnicode_READ_CHAR(uid, i)
         if c == u'"' or c == u'\\' or c < 32 or 127 <= c < 160 or 0xD800 <= c <= 0xDFFF:
-            return mark if is_uid(uid) else -1
-    return mark
+            return False
+    return True
 
 
 cdef bint is_uid(str text):
@@ -197,22 +199,21 @@ cdef class Matcher:
             PyMem_Free(self.slots)
 
     cdef uint32_t new_node(self):
-        cdef vector[Edge] no_edges
-        cdef vector[uint32_t] no_rules
-        self.edges.push_back(no_edges)
-        self.rules_at.push_back(no_rules)
+        self.edges.resize(self.edges.size() + 1)
+        self.rules_at.resize(self.edges.size())
         return <uint32_t>(self.edges.size() - 1)
 
-    cdef uint32_t entity(self, str uid) except 0:
-        cdef vector[uint32_t] none
+    cdef uint32_t entity(self, uid) except 0:
         if uid not in self.uids:
-            if not is_uid(uid):
+            if not isinstance(uid, str) or not is_uid(uid):
                 raise OperatorFault(f"the bundle names `{uid}`, which is no entity uid")
             self.uids[uid] = self.up.size()
-            self.up.push_back(none)
+            self.up.resize(self.up.size() + 1)
         return self.uids[uid]
 
     cdef uint32_t key_of(self, Keys keys, tuple constraint) except 0:
+        if not constraint or not all(isinstance(text, str) for text in constraint):
+            raise OperatorFault(f"the bundle has a scope constraint {constraint}, which is no tuple of texts")
         form, what = constraint[0], constraint[1:]
         if form == "any" and not what:
             return ANY_KEY
@@ -229,7 +230,7 @@ cdef class Matcher:
 
     cdef int add_rule(self, rule) except -1:
         cdef uint32_t node, action, principal, resource
-        choices = [("in", uid) for uid in rule.action[1:]] if rule.action[0] == "in any" else [rule.action]
+        choices = [("in", uid) for uid in rule.action[1:]] if rule.action[:1] == ("in any",) else [rule.action]
         principal, resource = self.key_of(self.principals, rule.principal), self.key_of(self.resources, rule.resource)
         for choice in choices:
             action = self.key_of(self.actions, choice)
@@ -242,7 +243,7 @@ cdef class Matcher:
     cdef uint32_t grow(self, uint32_t node, uint32_t key):
         cdef uint64_t where = pack(node, key)
         cdef Edge edge
-        if not self.child.count(where):
+        if not find(self.child, where):
             edge.key, edge.node = key, self.new_node()
             self.child[where] = edge.node
             self.edges[node].push_back(edge)
@@ -261,11 +262,8 @@ cdef class Matcher:
             h = mixed(h, PyObject_Hash(<object>link))
         slot = &self.slots[(h % SETS) * WAYS]
         for i in range(WAYS):
-            if slot[i].tag == h and slot[i].decision != NULL and (
-                slot[i].action == <PyObject*>action or <str>slot[i].action == action
-            ) and (
-                slot[i].resource == <PyObject*>resource or <str>slot[i].resource == resource
-            ) and same_links(<tuple>slot[i].links, links):
+            if (slot[i].tag == h and slot[i].decision != NULL and <str>slot[i].action == action
+                    and <str>slot[i].resource == resource and same_links(<tuple>slot[i].links, links)):
                 return <object>slot[i].decision
         return self.miss(links, action, resource, h)
 
@@ -319,12 +317,8 @@ cdef class Matcher:
     cdef object answer(self, str reason, object verdict, vector[uint32_t]& rules):
         cdef uint32_t rule
         sort(rules.begin(), rules.end())    # rules stand in the order of their ids
-        because, last = [], None
-        for rule in rules:
-            if last != rule:
-                because.append(self.names[rule])
-            last = rule
-        return Decision(verdict=verdict, reason=reason, because=tuple(because), policy_digest=self.digest)
+        because = tuple(dict.fromkeys([self.names[rule] for rule in rules]))
+        return Decision(verdict=verdict, reason=reason, because=because, policy_digest=self.digest)
 
     cdef bint rules_below(self, uint32_t at_action, vector[uint32_t]& permits, vector[uint32_t]& forbids):
         """Collect the policies that apply; whether one of them permits."""
