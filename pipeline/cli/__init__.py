@@ -2,5 +2,6 @@
 
 `main` is the parser and the last place where an error becomes one line; `common` finds the home and the configuration;
 `processes` runs each process alone, `up` all of them under `supervise`; `status` says how they are; `replay` feeds recorded
-calls through a host that `replayhost` starts, and `replayview` shows how far it is; `sql` asks the store; `policy` checks policy files; `deadletter` handles frames that were refused.
+calls through a host that `replayhost` starts, and `replayview` shows how far it is; `sql` asks the store; `policy` checks
+policy files; `deadletter` handles frames that were refused.
 """

@@ -69,6 +69,11 @@ class Child:
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LOOP_DEATHS))
 
 
+def command_of(child: Child) -> list[str]:
+    """What is executed. -P: a current folder that happens to have a `schemas` or `ext` in it must not lend us its modules."""
+    return [sys.executable, "-P", "-m", "pipeline.cli.main", *child.command]
+
+
 class Supervisor:
     """Keeps children alive until a signal, an unrecoverable start, or `forced` ends it."""
 
@@ -86,10 +91,9 @@ class Supervisor:
 
         Raises OperatorFault naming the child that does not start and what it said last.
         """
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._signalled)
         if self._logged:
             private_dir(self._home.log)
+        before = [(number, signal.signal(number, self.signalled)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
         try:
             state("starting")
             started = all(self._start(stage) for stage in sorted({child.stage for child in self.children}))
@@ -102,8 +106,11 @@ class Supervisor:
             return 0 if self._stop() else 1
         finally:
             self._kill(self.children)
+            for number, handler in before:
+                signal.signal(number, handler)
 
-    def _signalled(self, *_: object) -> None:
+    def signalled(self, *_: object) -> None:
+        """One Ctrl-C: stop. Another: by force."""
         now = time.monotonic()
         if not self._signals or now - self._signals[-1] > SAME_SIGNAL_S:
             self._signals.append(now)
@@ -141,8 +148,6 @@ class Supervisor:
         return child.was_ready
 
     def _spawn(self, child: Child) -> None:
-        # -P: a folder that happens to have a `schemas` or `ext` in it must not lend us its modules
-        command = [sys.executable, "-P", "-m", "pipeline.cli.main", *child.command]
         environment = os.environ | {"WARDLINE_PARENT": str(os.getpid())}
         output: int | None = None
         if self._logged:
@@ -151,8 +156,9 @@ class Supervisor:
             output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             child.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                command_of(child), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
         finally:
             if output is not None:
                 os.close(output)
