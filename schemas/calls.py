@@ -140,6 +140,8 @@ def _read(line: bytes) -> dict[str, Any]:
         raise _Bad(f"the line has {len(line)} bytes, limit is {LINE_BYTES_MAX}")
     if not line.strip():
         raise _Bad("the line is empty")
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise _Bad("begins with a byte order mark")
     try:
         value = _DECODER.decode(line.decode())
     except UnicodeDecodeError as fault:
@@ -209,7 +211,8 @@ def _duration(value: Any) -> int:
         raise _Bad(f"duration_ms: {_show(value)} is {_kind(value)}, must be a number")
     if not 0 <= value <= DURATION_MS_MAX:
         raise _Bad(f"duration_ms: {value} is outside 0 to {DURATION_MS_MAX}")
-    return int(round(value * 1_000_000))
+    nanoseconds: int = round(value * 1_000_000)
+    return nanoseconds
 
 
 def _time(value: Any) -> int:
@@ -361,5 +364,5 @@ def _kind(value: Any) -> str:
 def _show(value: Any) -> str:
     """A value for a message: one short line, whatever is in it."""
     text = value if type(value) is str else json.dumps(value, ensure_ascii=False)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:60])
-    return f"`{text}{'...' if len(text) > 60 else ''}`"
+    short = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:60])
+    return f"`{short}{'...' if len(text) > 60 else ''}`"
