@@ -24,5 +24,6 @@ class Matcher:
 
         A forbid of any link denies (`forbid`, with the ids that forbid); else every link needs a permit (`no-permit` where one
         has none, without ids); else it is allowed (`permit`, with the ids that permit any link). No links, and a text that is no
-        uid in its one spelling: denied (`identity`). Raises TypeError for anything but a tuple of str and two str.
+        uid in its one spelling: denied (`identity`). Raises TypeError for anything but a tuple of str and two str, RuntimeError
+        when another thread is inside: one matcher serves one thread at a time.
         """

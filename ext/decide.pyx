@@ -65,18 +65,6 @@ cdef inline uint32_t find(unordered_map[uint64_t, uint32_t]& table, uint64_t key
     return 0 if found == table.end() else dereference(found).second
 
 
-cdef bint same_links(tuple a, tuple b):
-    cdef Py_ssize_t i, n = PyTuple_GET_SIZE(a)
-    if a is b:
-        return True
-    if n != PyTuple_GET_SIZE(b):
-        return False
-    for i in range(n):
-        if <str>PyTuple_GET_ITEM(a, i) != <str>PyTuple_GET_ITEM(b, i):
-            return False
-    return True
-
-
 cdef Py_ssize_t type_chars(str uid) except -2:
     """Characters of the type in a uid's text; -1 when the text is no uid in its one spelling, or over STRING_BYTES_MAX."""
     cdef Py_ssize_t mark = uid.find('::"')
@@ -144,6 +132,7 @@ cdef class Matcher:
 
     cdef readonly str digest
     cdef readonly uint64_t policies, misses, cached
+    cdef bint busy
     cdef Slot* slots
     cdef uint32_t turn
     cdef Keys principals, actions, resources
@@ -263,14 +252,20 @@ cdef class Matcher:
         slot = &self.slots[(h % SETS) * WAYS]
         for i in range(WAYS):
             if (slot[i].tag == h and slot[i].decision != NULL and <str>slot[i].action == action
-                    and <str>slot[i].resource == resource and same_links(<tuple>slot[i].links, links)):
+                    and <str>slot[i].resource == resource and (slot[i].links == <PyObject*>links or <tuple>slot[i].links == links)):
                 return <object>slot[i].decision
         return self.miss(links, action, resource, h)
 
     cdef object miss(self, tuple links, str action, str resource, uint64_t h):
         cdef Py_ssize_t chars = PyUnicode_GET_LENGTH(action) + PyUnicode_GET_LENGTH(resource)
+        if self.busy:   # another thread is inside, in a call to the vocabulary: its entity is not ours
+            raise RuntimeError("one matcher is asked by one thread at a time")
         self.misses += 1
-        answer = self.worked_out(links, action, resource)
+        self.busy = True
+        try:
+            answer = self.worked_out(links, action, resource)
+        finally:
+            self.busy = False
         for link in links:
             chars += PyUnicode_GET_LENGTH(link)
         if chars <= KEY_CHARS_MAX and answer is not self.identity:

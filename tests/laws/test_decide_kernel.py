@@ -10,6 +10,7 @@ from schemas.bundle import Bundle, Rule
 from schemas.errors import OperatorFault
 from schemas.limits import STRING_BYTES_MAX
 from schemas.records import Decision, Verdict
+from schemas.vocabulary import implied_parents
 
 AGENT = 'Agent::"a"'
 CALL = 'Action::"mcp:tools/call"'
@@ -214,3 +215,20 @@ def test_a_bundle_that_is_none_is_refused(change: dict[str, object], message: st
 def test_bytes_that_are_no_bundle_are_refused(data: bytes) -> None:
     with pytest.raises(OperatorFault):
         Matcher(data)
+
+
+def test_a_second_thread_inside_is_refused_and_the_first_gets_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = matcher(PERMIT)
+    inside: list[str] = []
+
+    def implied(uid: str) -> tuple[str, ...]:
+        with pytest.raises(RuntimeError, match="one matcher is asked by one thread at a time"):
+            one.decide((AGENT,), CALL, 'Tool::"other/t"')
+        inside.append(uid)
+        return implied_parents(uid)
+
+    monkeypatch.setattr("ext.decide.implied_parents", implied)
+    assert one.decide((AGENT,), CALL, TOOL).because == ("p",)
+    assert inside
+    monkeypatch.undo()
+    assert one.decide((AGENT,), CALL, 'Tool::"other/t"').reason == "no-permit"
