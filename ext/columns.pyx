@@ -14,6 +14,7 @@ from libcpp.vector cimport vector
 
 from ext.layout cimport *
 
+from ext.runs import Run
 from schemas.frame import ARROW_SCHEMA
 from schemas.limits import FRAME_RECORDS_MAX
 
@@ -233,14 +234,17 @@ cdef class Columns:
         self._open = [None] * self._partitions
         self._full = []
 
-    def add(self, view not None):
+    def add(self, view):
         """Take the records of a Run's view: all, or none where they are not whole."""
-        cdef const uint8_t[::1] data = view
+        cdef const uint8_t[::1] data
         cdef const uint8_t* at
         cdef const uint8_t* end
+        if not isinstance(view, memoryview) or not isinstance(view.obj, Run):
+            raise TypeError("these bytes are not the view of a Run, so nobody says whose records they are")
         cdef uint64_t boot = view.obj.boot
         cdef uint32_t partition, size
         cdef _Batch batch
+        data = view
         if data.shape[0] == 0:
             return
         at = &data[0]

@@ -69,11 +69,15 @@ cdef class SpoolReader:
     def read(self, Py_ssize_t records_max, Py_ssize_t bytes_max):
         """New records, at most so many, and at least one where there is one, however long."""
         cdef Run run
+        cdef Segment segment
         if self._folder < 0:
             raise ValueError("the spool is closed")
         runs = []
         if self._map is None and not self._find():
             return runs
+        if self._map.size < self._map.whole:  # the file was cut short: its next writer makes it whole again
+            segment = open_segment(self._folder, self._map.index, self.boot, False)
+            self._map = segment if segment is not None else self._map
         while records_max > 0:
             run = self._scan(records_max, bytes_max, not runs)
             if run is not None:
@@ -120,20 +124,14 @@ cdef class SpoolReader:
         return False
 
     cdef bint _go_on(self) except -1:
-        """At the end of what is written: is there a next segment, or has this one grown meanwhile?"""
-        cdef Segment segment = self._map
-        cdef uint64_t index = segment.index
-        if os.access(segment_name(index + 1), os.F_OK, dir_fd=self._folder):
-            # looked at again: its last records may have come between our two looks, but none comes from now on
-            if self._at + 8 <= segment.size and load_size(segment.base + self._at):
-                return True
-            return self._enter(index + 1)
-        if segment.size < segment.whole:  # a file that was cut short, and that its writer has made whole again
-            segment = open_segment(self._folder, index, self.boot, False)
-            if segment is not None and segment.size > self._map.size:
-                self._map = segment
-                return True
-        return False
+        """At the end of what is written: is there more, here or in a next segment?"""
+        cdef uint64_t index = self._map.index
+        if not os.access(segment_name(index + 1), os.F_OK, dir_fd=self._folder):
+            return False
+        # looked at again: its last records may have come between our two looks, but none comes from now on
+        if self._at + 8 <= self._map.size and load_size(self._map.base + self._at):
+            return True
+        return self._enter(index + 1)
 
     cdef Run _scan(self, Py_ssize_t records_max, Py_ssize_t bytes_max, bint first):
         """The records from here to the segment's end, the limit, or the first that is not sound."""

@@ -67,9 +67,13 @@ cdef class SpoolWriter:
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # a handle: the folder may be renamed
         try:
             self._recover(after_seq)
-        except BaseException as fault:
+        except OSError as fault:
             self.close()
-            raise _as_full(fault) from fault
+            _raise_if_full(fault)
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, uint8_t kind, uint64_t call_seq, int64_t time_ns, int64_t recorded_ns, uint8_t verdict, uint8_t outcome,
                uint8_t mode, uint8_t depth, int32_t status, uint32_t count, uint64_t bytes_out, uint64_t bytes_in,
@@ -131,26 +135,26 @@ cdef class SpoolWriter:
         self._making = True
         try:
             name, segment = self._make_segment()
-        except SpoolFull:
+        except OSError:
             return
         finally:
             self._making = False
-        if self._base is NULL:  # closed while the disk worked
-            os.unlink(name)
-            return
         self._spare, self._spare_name = segment, name
+        if self._base is NULL:  # closed while the disk worked
+            self.close()
 
     def close(self):
         """Let go. The records stay as they are, and so does the segment's whole length: a reader may have it mapped."""
-        if self._folder < 0:
+        self._map = None
+        self._base = NULL
+        self._at = self._end = self._plain_end = 0
+        if self._folder < 0 or self._making:  # `prepare` closes when it is done
             return
         if self._spare is not None:
             os.unlink(self._spare_name, dir_fd=self._folder)
+            self._spare = None
         os.close(self._folder)
         self._folder = -1
-        self._map = self._spare = None
-        self._base = NULL
-        self._at = self._end = self._plain_end = 0
 
     def __dealloc__(self):
         if self._folder >= 0:
@@ -166,15 +170,23 @@ cdef class SpoolWriter:
             # also for a record that may not go in there yet: the host can leave, and remove, only a segment that has a successor
             if not self._may_grow():
                 raise SpoolFull(f"the spool has {self._older_bytes + self._end} bytes in segments, limit is {self._spool_bytes}")
-            self._roll()
+            try:
+                self._roll()
+            except OSError as fault:
+                _raise_if_full(fault)
+                raise
         if not reserved and self._at + size > self._plain_end:
             raise SpoolFull(f"the spool has {self._older_bytes + self._at} bytes in use, limit is"
                             f" {self._spool_bytes - self._reserved_bytes} beside {self._reserved_bytes} reserved")
         return 0
 
     cdef int _forget_removed(self) except -1:
-        while self._older and not os.access(segment_name(self._older[0][0]), os.F_OK, dir_fd=self._folder):
-            self._older_bytes -= <uint64_t>self._older.popleft()[1]
+        while self._older:
+            oldest = self._older[0]
+            if os.access(segment_name(oldest[0]), os.F_OK, dir_fd=self._folder):
+                break
+            if self._older and self._older[0] is oldest:  # `prepare` may have seen it at the same time
+                self._older_bytes -= <uint64_t>self._older.popleft()[1]
         self._set_limits()
         return 0
 
@@ -193,7 +205,7 @@ cdef class SpoolWriter:
         return self._older_bytes == 0 or self._older_bytes + self._map.size + more <= self._spool_bytes
 
     cdef tuple _make_segment(self):
-        """An allocated segment without a number: (name, map). Raises SpoolFull; a crash leaves a file that a start removes."""
+        """An allocated segment without a number: (name, map). A crash leaves a file that the next start removes."""
         cdef Segment segment
         self._made += 1
         name = f"next-{self._made}.seg"
@@ -203,10 +215,10 @@ cdef class SpoolWriter:
             os.posix_fallocate(handle, 0, self._segment_bytes)
             segment = map_file(handle, self._segment_bytes, True)
             segment.touch(0)
-        except OSError as fault:
+        except OSError:
             if handle >= 0:
                 os.unlink(name, dir_fd=self._folder)
-            raise _as_full(fault) from fault
+            raise
         finally:
             if handle >= 0:
                 os.close(handle)
@@ -262,8 +274,12 @@ cdef class SpoolWriter:
             self._older_bytes += size
         while position < len(found):
             following = open_segment(self._folder, found[position], self.boot, True)
-            if following is None or (segment is not None and (
-                    following.index != segment.index + 1 or following.first_seq() != self.last_seq + 1)):
+            if following is None:
+                break
+            if segment is None:
+                if after_seq and following.first_seq() > after_seq + 1:
+                    break  # whoever reads behind `after_seq` would never get past the gap
+            elif following.index != segment.index + 1 or following.first_seq() != self.last_seq + 1:
                 break
             if segment is not None:
                 self._older.append((segment.index, segment.size))
@@ -310,11 +326,11 @@ cdef class SpoolWriter:
             seq += 1
 
 
-cdef object _as_full(fault):
-    """SpoolFull for a system's word that there is no room; anything else as it is."""
-    if isinstance(fault, OSError) and fault.errno in NO_ROOM:
-        return SpoolFull(f"the spool cannot grow: {fault.strerror.lower()}")
-    return fault
+cdef int _raise_if_full(fault) except -1:
+    """Where the system says that there is no room, say SpoolFull: the call waits or is refused, and later there may be."""
+    if fault.errno in NO_ROOM:
+        raise SpoolFull(f"the spool cannot grow: {fault.strerror.lower()}") from fault
+    return 0
 
 
 cdef uint32_t _measure(tuple texts, uint16_t* lengths) except 0:
