@@ -78,7 +78,7 @@ class DoorSpool:
         if state.open:
             writer = SpoolWriter(
                 str(self.folder), self.boot, limits.segment_bytes, limits.spool_bytes + limits.segment_bytes,
-                limits.spool_reserved_bytes,
+                limits.spool_reserved_bytes, state.last,
             )  # fmt: skip
             try:
                 for seq, trace in sorted(state.open.items()):
