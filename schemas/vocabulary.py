@@ -94,9 +94,11 @@ class EscapeFault(AgentFault):
 
 
 def _bad_escape(body: str, at: int) -> EscapeFault:
-    end = body.find("}", at) + 1 if body.startswith("\\u{", at) and "}" in body[at : at + 12] else at + 2
-    written = body[at:end].encode("ascii", "backslashreplace").decode() if not body[at:end].isprintable() else body[at:end]
-    return EscapeFault(at, f"`{written}` is no escape that a string may have")
+    if body.startswith("\\u{", at) and "}" in body[at : at + 12]:
+        end = body.index("}", at) + 1
+    else:
+        end = at + (4 if body.startswith("\\x", at) else 2)
+    return EscapeFault(at, f"`{shown(body[at:end])}` is no escape that a string may have")
 
 
 def is_type_name(text: str) -> bool:
@@ -119,12 +121,13 @@ def parse_uid(text: str) -> tuple[str, str]:
                 return found[1], name
         except EscapeFault:
             pass
-    raise AgentFault(f"`{_shown(text)}` is no entity uid: one is written `Type::\"id\"`")
+    raise AgentFault(f"`{shown(text)}` is no entity uid: one is written `Type::\"id\"`")
 
 
-def _shown(text: str) -> str:
-    short = text if len(text) <= 80 else f"{text[:77]}..."
-    return short if short.isprintable() else short.encode("unicode_escape").decode()
+def shown(text: str) -> str:
+    """Somebody's text as part of a one-line message: cut at 60 characters, and what is not printable escaped."""
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 def _bounded(what: str, name: str, limit: int) -> str:
@@ -132,7 +135,7 @@ def _bounded(what: str, name: str, limit: int) -> str:
         raise AgentFault(f"{what} is empty")
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > limit:
-        raise AgentFault(f"{what} `{_shown(name)}` has {size} bytes, limit is {limit}")
+        raise AgentFault(f"{what} `{shown(name)}` has {size} bytes, limit is {limit}")
     return name
 
 
@@ -166,7 +169,7 @@ def action_uid(text: str) -> str:
 def server_uid(name: str) -> str:
     """`McpServer::"name"`. Raises AgentFault when the name is empty, too long, or has a `/`, which ends it in a tool's name."""
     if "/" in _bounded("server", name, NAME_BYTES_MAX):
-        raise AgentFault(f"server `{_shown(name)}` has a `/`, which separates a server from its tool")
+        raise AgentFault(f"server `{shown(name)}` has a `/`, which separates a server from its tool")
     return entity_uid("McpServer", name)
 
 
@@ -186,14 +189,14 @@ def host_uid(name: str, port: int) -> str:
         raise AgentFault(f"port `{port}` is not in 1..65535")
     plain = _plain_host(name)
     if not plain.isascii():
-        raise AgentFault(f"host `{_shown(name)}` is not ascii: write it as its dns label `xn--...`")
+        raise AgentFault(f"host `{shown(name)}` is not ascii: write it as its dns label `xn--...`")
     if ":" in plain:
         try:
             plain = f"[{ipaddress.IPv6Address(plain.removeprefix('[').removesuffix(']')).compressed}]"
         except ValueError as fault:
-            raise AgentFault(f"host `{_shown(name)}` is no name and no ipv6 address") from fault
+            raise AgentFault(f"host `{shown(name)}` is no name and no ipv6 address") from fault
     elif plain and not _HOST.fullmatch(plain):
-        raise AgentFault(f"host `{_shown(name)}` has a character that no host name has")
+        raise AgentFault(f"host `{shown(name)}` has a character that no host name has")
     return entity_uid("Host", _bounded("host", f"{plain}:{port}" if plain else "", RESOURCE_BYTES_MAX))
 
 

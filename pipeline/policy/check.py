@@ -7,9 +7,9 @@ an id is short, is not empty, and has no control characters.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.policy.lex import shown
 from pipeline.policy.parse import Clause
 from schemas.limits import NAME_BYTES_MAX, POLICIES_MAX
+from schemas.vocabulary import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from pipeline.policy.check import check
 from pipeline.policy.entities import parse_entities
-from pipeline.policy.lex import Source, shown
+from pipeline.policy.lex import Source
 from pipeline.policy.parse import parse
 from schemas.bundle import Bundle, Rule
-from schemas.vocabulary import implied_parents
+from schemas.vocabulary import implied_parents, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.policy.lex import Source, shown
+from pipeline.policy.lex import Source
 from schemas.errors import AgentFault
 from schemas.limits import RESOURCE_BYTES_MAX
-from schemas.vocabulary import entity_uid, is_type_name
+from schemas.vocabulary import entity_uid, is_type_name, shown
 
 _KEYS: Final = ("uid", "attrs", "parents", "tags")
 _REQUIRED: Final = ("uid", "attrs", "parents")

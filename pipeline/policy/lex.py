@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from schemas.errors import OperatorFault
+from schemas.vocabulary import shown
 
 _SPACE: Final = r"[\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|//[^\n\r]*"
 _TOKEN: Final = re.compile(
@@ -36,12 +37,6 @@ class Token(NamedTuple):
         if self.kind == "end":
             return "the end of the file"
         return f"`{shown(self.text)}`"
-
-
-def shown(text: str) -> str:
-    """Somebody's text as part of a one-line message: cut at 60 characters, nothing unprintable."""
-    short = text if len(text) <= 60 else f"{text[:57]}..."
-    return short if short.isprintable() else short.encode("unicode_escape").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ the same by it.
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.policy.lex import Source, Token, shown, tokens
+from pipeline.policy.lex import Source, Token, tokens
 from schemas.bundle import Constraint
 from schemas.errors import OperatorFault
 from schemas.limits import RESOURCE_BYTES_MAX
-from schemas.vocabulary import RESERVED_WORDS, EscapeFault, entity_uid, unquote
+from schemas.vocabulary import RESERVED_WORDS, EscapeFault, entity_uid, shown, unquote
 
 _OTHER_TESTS: Final = frozenset({"!=", "<", ">", "<=", ">=", "=", "&&", "||", "+", "-", "*", "like", "has"})
 
