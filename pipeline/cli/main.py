@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Final, NoReturn
@@ -13,6 +14,10 @@ from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
 MODULES: Final = ("up", "status", "replay", "sql", "policy", "deadletter", "processes")
+
+
+CRASHED: Final = 1
+"""Exit code of a process that may do better when it is started again."""
 
 
 def _modules() -> list[ModuleType]:
@@ -45,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never lets a traceback through for an error that is somebody's to put right."""
+    supervised = "WARDLINE_PARENT" in os.environ
     leave_with_parent()  # before anything slow: our parent may end while we import
     os.umask(0o077)
     try:
@@ -52,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except WardlineError as fault:
         print(f"wardline: {fault}", file=sys.stderr)
+        if fault.retriable and supervised:
+            return CRASHED  # whoever started us tries again; 2 would say that it is of no use
     except BrokenPipeError:
         # whoever read our output has seen enough (`| head`); the interpreter would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("wardline: interrupted", file=sys.stderr)
         return 130
+    except Exception as fault:
+        if supervised or os.environ.get("WARDLINE_DEBUG"):
+            traceback.print_exc()  # into a log
+        else:
+            what = f"{type(fault).__name__}: {str(fault).partition(chr(10))[0]}"
+            print(f"wardline: a fault of its own: {what} (WARDLINE_DEBUG=1 says where)", file=sys.stderr)
+        return CRASHED
     return 2
 
 

@@ -112,14 +112,10 @@ def run_store(args: argparse.Namespace) -> int:
     home, config = _begin(args)
     if config.clickhouse.url:
         raise OperatorFault(f"clickhouse.url is `{config.clickhouse.url}`: the embedded store is not used")
-    lock = take_or_fail(home.run / "store.lock", "store")
     setup_logging("store")
     from pipeline.shells import store
 
-    try:
-        return store.run(home, config, port=args.port, metrics_port=args.metrics_port)
-    finally:
-        lock.release()
+    return store.run(home, config, port=args.port, metrics_port=args.metrics_port)
 
 
 def run_work(args: argparse.Namespace) -> int:
