@@ -5,7 +5,7 @@
     lane's partition = Kafka's      -> Dead, touches no lane: the real one comes in its own partition
     number already stored, pending  -> Duplicate; the same number with other content: Dead, touches no lane
     too far beyond a missing frame  -> PutOff: its host keeps it and sends it again
-    payload, schema, values         -> Dead, and `passes`: the host signed just this, sending it again cannot help
+    payload, schema, values         -> Dead, and `passes`: the host signed just this, sending it again cannot help it
     otherwise                       -> Accepted
 
 A payload whose digest is wrong is treated as a forgery although the head's signature is good: whoever can write to the topic
@@ -71,7 +71,8 @@ class Dead:
     """A message that is kept as a dead letter.
 
     `head` is what its head says, believable only with `passes`: then the host has signed exactly these bytes, and the frontier
-    of the lane may pass them. `digest` and `signed` are the frame's when its form could be read, else empty.
+    of the lane passes them (once: not when it has passed them before). `digest` and `signed` are the frame's when its form
+    could be read, else empty.
     """
 
     reason: str
@@ -96,7 +97,7 @@ def judge(data: bytes | None, partition: int, key_of: Callable[[str], Check | No
     try:
         frame = parse_frame(data)
     except FrameFault as fault:
-        return Dead(reason=fault.reason, message=str(fault), wire_bytes=len(data))
+        return Dead(reason=fault.reason, message=_clean(str(fault)), wire_bytes=len(data))
     head = frame.head
     try:
         _believe(frame, partition, key_of)
@@ -115,7 +116,7 @@ def judge(data: bytes | None, partition: int, key_of: Callable[[str], Check | No
         batch = read_batch(inflate(frame.payload, head.inflated_bytes))
         check_records(batch, head)
     except FrameFault as fault:
-        return _dead(frame, fault, passes=True)
+        return _dead(frame, fault, passes=not ledger.is_dead(head.lane, head.frame_no))
     flag = "" if ledger.continues(head.lane, head.frame_no, head.previous, digest) else "chain"
     signed = frame.signed + frame.signature
     return Accepted(head=head, digest=digest, signed=signed, batch=batch, wire_bytes=len(data), flag=flag)
@@ -134,9 +135,14 @@ def _believe(frame: Frame, partition: int, key_of: Callable[[str], Check | None]
 def _dead(frame: Frame, fault: FrameFault, *, passes: bool) -> Dead:
     signed = frame.signed + frame.signature
     return Dead(
-        reason=fault.reason, message=str(fault), head=frame.head, digest=frame.digest, signed=signed, passes=passes,
+        reason=fault.reason, message=_clean(str(fault)), head=frame.head, digest=frame.digest, signed=signed, passes=passes,
         wire_bytes=len(signed) + len(frame.payload),
     )  # fmt: skip
+
+
+def _clean(text: str) -> str:
+    """Names in a head that nobody has signed may hold anything; logs and terminals get it printable."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def check_records(batch: pa.RecordBatch, head: FrameHead) -> None:

@@ -92,19 +92,19 @@ class Host:
         given = self.some(records) if isinstance(records, int) else list(records)
         return self.seal(batch_of(given), ranges_of(given), partition, **changes)
 
-    def seal(self, batch: pa.RecordBatch, ranges: tuple[Range, ...], partition: int = 0, **changes: Any) -> Frame:
+    def seal(self, batch: pa.RecordBatch, cut: tuple[Range, ...], partition: int = 0, **changes: Any) -> Frame:
         """Sign a batch as the next frame of a lane."""
         payload, inflated = encode_payload(batch)
-        return self.sign(payload, inflated, batch.num_rows, ranges, partition, **changes)
+        return self.sign(payload, inflated, batch.num_rows, cut, partition, **changes)
 
-    def sign(self, payload: bytes, inflated: int, records: int, ranges: tuple[Range, ...] = (), partition: int = 0,
+    def sign(self, payload: bytes, inflated: int, rows: int, cut: tuple[Range, ...] = (), partition: int = 0,
              **changes: Any) -> Frame:  # fmt: skip
         """Sign any bytes as the next frame of a lane."""
         frame_no, previous = self._tips.get(partition, (1, NO_FRAME))
         head = FrameHead(
-            lane=self.lane(partition), frame_no=frame_no, records=records, created_ns=1_700_000_000 * 10**9,
+            lane=self.lane(partition), frame_no=frame_no, records=rows, created_ns=1_700_000_000 * 10**9,
             inflated_bytes=inflated, previous=previous, payload_digest=hashlib.sha256(payload).digest(),
-            ranges=ranges or (Range(boot=BOOT, first=1, last=max(1, records)),),
+            ranges=cut or (Range(boot=BOOT, first=1, last=max(1, rows)),),
         )  # fmt: skip
         frame = build_frame(replace(head, **changes), payload, self.key.sign)
         if "frame_no" not in changes:

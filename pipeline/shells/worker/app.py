@@ -1,5 +1,6 @@
 """Faust, set up as it was measured not to lose, double or stall: see docs/worker.md for each setting's reason."""
 
+import logging
 import uuid
 from typing import Any, Final, Protocol
 
@@ -56,6 +57,8 @@ class Boot(BootStrategy):  # type: ignore[misc]
 
 class WorkerApp(faust.App):  # type: ignore[misc]
     """The app of one worker. `pump` gets its events."""
+
+    logger = logging.getLogger("faust.worker")  # else mode logs its every step under our name
 
     BootStrategy = Boot
 

@@ -11,6 +11,7 @@ revoke what was acknowledged since its last commit: each loses frames. Here:
 It holds for topics without compaction and transactions, as the calls topic is.
 """
 
+import logging
 import os
 import time
 from collections import defaultdict, deque
@@ -32,6 +33,8 @@ class OffsetGap(Exception):
 
 class StrictConsumer(driver.Consumer):  # type: ignore[misc]
     """See the module. `app.pump` is drained and opened at the right moments."""
+
+    logger = logging.getLogger("faust.worker")  # else mode logs its every step under our name
 
     def __init__(self, transport: Any, callback: Any, *args: Any, **kwargs: Any) -> None:
         self._window: defaultdict[TP, deque[int]] = defaultdict(deque)
@@ -117,6 +120,8 @@ class StrictConsumer(driver.Consumer):  # type: ignore[misc]
 
 class StrictThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The thread with the real client: short fetches on the embedded broker, and an end when the group has forgotten us."""
+
+    logger = logging.getLogger("faust.worker")  # else mode logs its every step under our name
 
     heartbeat_at: float = 0.0
     """When the coordinator last knew us (monotonic seconds); 0 before the first time."""

@@ -302,7 +302,7 @@ class Pump:
     async def _take_over(self, partition: int) -> None:
         taken = await self._persist(f"take-over of partition {partition}", self._store.take_over, partition)
         self._epochs[partition] = taken.epoch
-        self._ledger.take(partition, taken.lanes)
+        self._ledger.take(partition, taken.lanes, taken.dead)
         newest = sorted(self._ledger.lanes(partition), key=lambda lane: lane.host_boot)[-LANES_SAID_MAX:]
         for lane in newest:
             if frontier := self._ledger.frontier(lane):
@@ -343,12 +343,17 @@ class Pump:
             metrics.INSERTS.observe(time.monotonic() - began)
             self.figures.inserts += 1
         for entry in entries:
-            if entry.row is not None and self._ledger.stored(entry.row.head.lane, entry.row.head.frame_no):
-                self._moved[entry.row.head.lane] = self._ledger.frontier(entry.row.head.lane)
-                self._voice.say(entry.row.head.lane, self._moved[entry.row.head.lane])
+            if entry.row is not None:
+                self._stored(entry.row)
             entry.event.ack()
         self._count(entries, frames)
         await self._note()
+
+    def _stored(self, row: FrameRow) -> None:
+        lane, dead = row.head.lane, row.digest if row.batch is None else None
+        if self._ledger.stored(lane, row.head.frame_no, dead=dead):
+            self._moved[lane] = self._ledger.frontier(lane)
+            self._voice.say(lane, self._moved[lane])
 
     def _count(self, entries: Sequence[Entry], frames: Sequence[FrameRow]) -> None:
         good = [row.batch.num_rows for row in frames if row.batch is not None]

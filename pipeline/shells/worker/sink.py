@@ -23,12 +23,15 @@ from schemas.links import store_link
 from schemas.store import (
     DEADLETTER_SCHEMA,
     FENCED,
+    FLAG_DEAD,
+    FRAME_KIND,
     FRONTIER_SCHEMA,
     INSERT_SETTINGS,
     insert_sql,
     lane_state_sql,
     migrate,
     quote_name,
+    quote_text,
     take_over_sql,
 )
 
@@ -56,6 +59,8 @@ class Taken:
 
     epoch: int
     lanes: Mapping[Lane, tuple[int, Sequence[int]]]
+    dead: Mapping[tuple[Lane, int], bytes]
+    """Digests of the frames among them that are dead letters."""
 
 
 class Sink:
@@ -84,11 +89,20 @@ class Sink:
                 raise StoreRefuses(f"the fence of partition {partition} was written and is not there")
             self._wait_for_older_inserts(client, written)
             found = client.query(lane_state_sql(self._database, partition)).result_rows
+            buried = client.query(
+                f"SELECT toString(enforcer), call_seq, seq, any(frame_digest) FROM {quote_name(self._database)}.records"
+                f" WHERE boot = 0 AND kind = {FRAME_KIND} AND partition = {partition}"
+                f" GROUP BY enforcer, call_seq, seq HAVING countIf(frame_flag != {quote_text(FLAG_DEAD)}) = 0"
+            ).result_rows
         lanes = {
             Lane(host=host, host_boot=int(boot), partition=partition): (int(frontier), [int(n) for n in beyond])
             for host, boot, frontier, beyond in found
         }
-        return Taken(epoch=int(rows[0][1]), lanes=lanes)
+        dead = {
+            (Lane(host=host, host_boot=int(boot), partition=partition), int(frame_no)): bytes(digest)
+            for host, boot, frame_no, digest in buried
+        }
+        return Taken(epoch=int(rows[0][1]), lanes=lanes, dead=dead)
 
     def _wait_for_older_inserts(self, client: Any, written: float) -> None:
         """An insert looks at the fence when it starts. One that started before ours was written may still end, and store."""
@@ -152,9 +166,12 @@ class Sink:
     def _errors(self) -> Any:
         try:
             yield
-        except WardlineError:
+        except (StoreRefuses, OperatorFault):
             self.close()
             raise
+        except PeerFault as fault:
+            self.close()
+            raise StoreAway(str(fault)) from fault
         except DatabaseError as fault:
             self.close()
             text = _line(fault)
