@@ -1,8 +1,8 @@
 """chDB in threads: one that writes, some that read, each query on a connection of its own.
 
-A connection costs 0.3 ms, so every query gets a new one: its settings, its current database and its temporary tables end with
-it, and nothing that one user sets is seen by another. Reads run with `readonly` set inside the engine, on threads that the writer
-does not use; the writer's own reads (the worker asking for its lanes) have a thread that no reader can fill.
+A connection costs 0.3 ms, so every query gets a new one: its settings and its current database end with it, and nothing that
+one user sets is seen by another. Reads run with `readonly` set inside the engine, on threads that writes do not use; the
+writer's own reads (a worker asking for its lanes) have a thread that no reader can fill.
 """
 
 import asyncio
@@ -31,6 +31,10 @@ WAITING_MAX: Final = 64
 
 _CODE: Final = re.compile(r"Code: (\d+)\. DB::Exception: ")
 _NAME: Final = re.compile(r"\(([A-Z][A-Z0-9_]+)\)\s*(?:\(version [^)]*\)+\s*)?$")
+_VERSION: Final = re.compile(r"\s*\(version [^)]*\)+\.?")
+
+PYTHON_OUTPUTS: Final = frozenset({"arrowtable", "dataframe", "datastore"})
+"""Names that chDB's Python layer takes for its own objects; the engine has no such formats."""
 
 
 class EngineError(Exception):
@@ -43,20 +47,19 @@ class EngineError(Exception):
         named = _NAME.search(flat)
         self.name = named[1] if named else "STD_EXCEPTION"
         text = _CODE.sub("", flat)
-        text = re.sub(r"\s*\(version [^)]*\)+\.?", "", text)
-        text = re.sub(rf"(?:\s*\({self.name}\))+", "", text).strip()
-        super().__init__(text)
+        super().__init__(_VERSION.sub("", text).replace(f" ({self.name})", "").strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One statement for the engine. `level` is the engine's `readonly`; 0 only on the writing thread."""
+    """One statement for the engine. `level` is the engine's `readonly`; 0 only on the writing thread. `said` runs before it."""
 
     sql: str
     output: str
     tag: str
     database: str
     level: int
+    said: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
     params: Mapping[str, str]
 
@@ -110,9 +113,14 @@ class Engine:
         text = self._root.query(sql, "TabSeparated").bytes().decode()
         return [line.split("\t") for line in text.splitlines()]
 
-    def table_functions(self) -> frozenset[str]:
-        """The lower-case names of every table function that the engine has."""
-        return frozenset(row[0].lower() for row in self.rows("SELECT name FROM system.table_functions"))
+    def functions(self) -> list[str]:
+        """Every table function that the engine has."""
+        return [row[0] for row in self.rows("SELECT name FROM system.table_functions")]
+
+    def settings(self) -> list[tuple[str, str]]:
+        """Every setting of a query or a table, and its type."""
+        found = self.rows("SELECT name, type FROM system.settings UNION ALL SELECT name, type FROM system.merge_tree_settings")
+        return [(row[0], row[1] if len(row) > 1 else "") for row in found]
 
     @property
     def waiting(self) -> int:
@@ -131,8 +139,8 @@ class Engine:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            if not future.cancel() or not future.cancelled():
-                self.kill(ask.tag)
+            if not future.cancelled():
+                self._killing.submit(self._kill, ask.tag)
             raise
 
     def _left(self, _: "Future[Answer]") -> None:
@@ -145,10 +153,6 @@ class Engine:
         future.add_done_callback(lambda _: done())
         return asyncio.wrap_future(future)
 
-    def kill(self, tag: str) -> None:
-        """End a running read, if it still runs."""
-        self._killing.submit(self._kill, tag)
-
     def _kill(self, tag: str) -> None:
         connection = connect(self._folder)
         try:
@@ -159,13 +163,17 @@ class Engine:
             connection.close()
 
     def _run(self, ask: Ask) -> Answer:
+        if ask.output.lower() in PYTHON_OUTPUTS:
+            raise EngineError(f"Code: 73. DB::Exception: Unknown format {ask.output}. (UNKNOWN_FORMAT)")
         connection = connect(self._folder)
         try:
             connection.query(_set((*self._limits, (TAG, ask.tag))), "Null")
-            if ask.settings:
-                connection.query(_set(ask.settings), "Null")
             if ask.database:
                 connection.query(f"USE {quote_name(ask.database)}", "Null")
+            for statement in ask.said:
+                connection.query(statement, "Null")
+            if ask.settings:
+                connection.query(_set(ask.settings), "Null")
             if ask.level:
                 connection.query(f"SET readonly = {ask.level}", "Null")
             result = connection.query(ask.sql, ask.output, params=dict(ask.params) or None)

@@ -49,13 +49,16 @@ async def _serve(home: Home, config: Config, port: int, metrics_port: int) -> in
         "max_memory_usage": config.store.query_bytes, "max_memory_usage_for_user": config.store.query_bytes,
         "max_execution_time": config.store.query_seconds,
     }  # fmt: skip
-    front = Front(engine, users, Guard(functions=engine.table_functions(), caps=caps))
-    runner = web.AppRunner(front.app(), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=STOP_S)
+    guard = Guard(functions=engine.functions(), settings=engine.settings(), caps=caps)
+    front = Front(engine, users, guard, config.clickhouse.database)
+    # no access log: user names and passwords may stand in a query string
+    runner = web.AppRunner(front.app(), handler_cancellation=True, auto_decompress=False, access_log=None,
+                           shutdown_timeout=STOP_S)  # fmt: skip
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
-        said["address"] = "127.0.0.1:{}".format(runner.addresses[0][1])
+        said["address"] = f"127.0.0.1:{runner.addresses[0][1]}"
         write_run_file(path, {**said, "state": "ready"})
         log.info("the store serves on %s", said["address"])
         await stop.wait()

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pipeline.shells.store.guard import Refusal
+from pipeline.shells.store.refusal import AUTHENTICATION_FAILED, REQUIRED_PASSWORD, Refusal
 from schemas.config import Config
 from schemas.home import Home
 from schemas.links import read_secret
 from schemas.process import private_dir, write_atomic
 
-REQUIRED_PASSWORD: Final = 194
-AUTHENTICATION_FAILED: Final = 516
 PASSWORD_BYTES: Final = 24
 
 
@@ -39,13 +37,13 @@ class Users:
         """The name of the user that a request proves to be. Raises Refusal: 401 without a user, 403 with a wrong password."""
         given = _credentials(headers, query)
         if given is None:
-            raise Refusal(REQUIRED_PASSWORD, "REQUIRED_PASSWORD", "a user and a password are needed", status=401)
+            raise Refusal(REQUIRED_PASSWORD, "a user and a password are needed")
         user, password = given
         known = self._known.get(user)
         # an unknown user costs the same comparison, and gets the same answer, as a wrong password
         right = hmac.compare_digest(password.encode(), self._nobody if known is None else known[1])
         if known is None or not right:
-            raise Refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", "the user is unknown or the password is wrong")
+            raise Refusal(AUTHENTICATION_FAILED, "the user is unknown or the password is wrong")
         return user
 
 
@@ -65,7 +63,7 @@ def _credentials(headers: Mapping[str, str], query: Mapping[str, str]) -> tuple[
         try:
             user, _, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            raise Refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", "the Authorization header is not understood") from None
+            raise Refusal(AUTHENTICATION_FAILED, "the Authorization header is not understood") from None
         return user, password
     if "user" in query:
         return query["user"], query.get("password", "")
