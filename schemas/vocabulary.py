@@ -187,10 +187,10 @@ def host_uid(name: str, port: int) -> str:
     """
     if not 1 <= port <= 65535:
         raise AgentFault(f"port `{port}` is not in 1..65535")
-    plain = _plain_host(name)
-    if not plain.isascii():
+    if not name.isascii():  # asked before case is folded: some letters have an ASCII lower case
         raise AgentFault(f"host `{shown(name)}` is not ascii: write it as its dns label `xn--...`")
-    if ":" in plain:
+    plain = _plain_host(name)
+    if ":" in plain and "%" not in plain:
         try:
             plain = f"[{ipaddress.IPv6Address(plain.removeprefix('[').removesuffix(']')).compressed}]"
         except ValueError as fault:
@@ -211,7 +211,7 @@ def registrable_domain(host: str) -> str:
     is nobody's domain).
     """
     plain = _plain_host(host)
-    if not plain.isascii() or plain.startswith("[") or _LAST_NUMBER.fullmatch(plain.rpartition(".")[2]):
+    if not host.isascii() or plain.startswith("[") or _LAST_NUMBER.fullmatch(plain.rpartition(".")[2]):
         return ""
     return _SUFFIXES.privatesuffix(plain) or ""
 
