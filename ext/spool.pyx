@@ -11,6 +11,7 @@ import errno
 import os
 from collections import deque
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -75,6 +76,7 @@ cdef class SpoolWriter:
             self.close()
             raise
 
+    @cython.binding(False)  # a bound method would copy the arguments of `append(*record)` into memory of its own
     def append(self, uint8_t kind, uint64_t call_seq, int64_t time_ns, int64_t recorded_ns, uint8_t verdict, uint8_t outcome,
                uint8_t mode, uint8_t depth, int32_t status, uint32_t count, uint64_t bytes_out, uint64_t bytes_in,
                uint64_t duration_ns, uint64_t epoch, uint64_t ref, uint64_t query_hash, uint32_t query_bytes,

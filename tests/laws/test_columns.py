@@ -37,7 +37,8 @@ def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     for name in ("time", "recorded"):
         at = batch.schema.get_field_index(name)
         batch = batch.set_column(at, name, batch.column(at).cast(pa.int64()))
-    return batch.to_pylist()
+    found: list[dict[str, Any]] = batch.to_pylist()
+    return found
 
 
 # the numbers of org.apache.kafka.common.utils.UtilsTest
@@ -89,7 +90,8 @@ def test_columns_say_what_the_oracle_says(recs: list[Rec], partitions: int, piec
 @pytest.mark.parametrize("distinct", [1, 31, 32, 33, 64, 65, 1_000])
 def test_a_dictionary_has_each_value_once_in_the_order_of_its_coming(tmp_path: Path, distinct: int) -> None:
     names = [f"agent-{number}" for number in range(distinct)]
-    recs = [Rec(texts=tuple(name if field == "agent" else "" for field in STRING_FIELDS)) for name in names + names[::-1] + names]
+    recs = [Rec(texts=tuple(name if field == "agent" else "" for field in STRING_FIELDS)) for name in names]
+    recs += recs[::-1] + recs
     runs, _ = runs_of(tmp_path, recs)
     columns = Columns(1)
     for run in runs:

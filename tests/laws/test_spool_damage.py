@@ -110,7 +110,8 @@ def test_damage_in_an_earlier_segment_sets_the_later_ones_aside(tmp_path: Path) 
     assert told(reader.read(1_000, 1 << 30)) == found[:68]
     assert reader.torn.startswith("00000002.seg: record 69 ")
     goes_on(tmp_path, found[:68], reader)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001.seg", "00000002.seg", "00000003.torn", "00000004.torn"]
+    names = ["00000001.seg", "00000002.seg", "00000003.torn", "00000004.torn"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_a_segment_that_is_missing_shows(tmp_path: Path) -> None:

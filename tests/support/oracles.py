@@ -39,12 +39,12 @@ class Rec:
     parent_span: bytes = bytes(8)
     texts: tuple[str, ...] = _EMPTY
 
-    def arguments(self) -> tuple[Any, ...]:
-        """What `append` takes, but for `reserved`."""
+    def arguments(self, *, reserved: bool = False) -> tuple[Any, ...]:
+        """What `append` takes."""
         return (
             self.kind, self.call_seq, self.time_ns, self.recorded_ns, self.verdict, self.outcome, self.mode, self.depth,
             self.status, self.count, self.bytes_out, self.bytes_in, self.duration_ns, self.epoch, self.ref, self.query_hash,
-            self.query_bytes, self.query_bits, self.trace_id, self.parent_span, self.texts,
+            self.query_bytes, self.query_bits, self.trace_id, self.parent_span, self.texts, reserved,
         )  # fmt: skip
 
     def bytes_needed(self) -> int:

@@ -1,4 +1,4 @@
-"""Spools for tests: records at random, short ways to write and read them, and the child processes that a test stops or kills."""
+"""Spools for tests: records at random, short ways to write and read them, and the processes that a test stops or kills."""
 
 import ctypes
 import errno
@@ -77,7 +77,7 @@ def writer(folder: Path, *, spool: int = 16 * SEGMENT, reserved: int = SEGMENT, 
 
 def put(spool: SpoolWriter, rec: Rec, *, reserved: bool = False) -> tuple[int, Rec]:
     """Append; returns the seq, and the record as it should be read."""
-    seq = spool.append(*rec.arguments(), reserved)
+    seq = spool.append(*rec.arguments(reserved=reserved))
     return seq, replace(rec, call_seq=rec.call_seq or seq)
 
 
@@ -121,7 +121,7 @@ def write_on(folder: Path, records_max: int) -> None:
         rec = padded(number, 176 + 8 * (number % 50))
         while True:
             try:
-                spool.append(*rec.arguments(), False)
+                spool.append(*rec.arguments())
                 break
             except SpoolFull:
                 time.sleep(0.0005)
