@@ -48,7 +48,7 @@ cdef class SpoolWriter:
     cdef Segment _spare
     cdef str _spare_name
     cdef uint64_t _made
-    cdef bint _making
+    cdef int _making            # segments that are being made now: at most one by `append` and one by `prepare`
 
     def __cinit__(self):
         self._folder = -1
@@ -134,13 +134,13 @@ cdef class SpoolWriter:
         self._forget_removed()
         if not self._may_grow():
             return
-        self._making = True
+        self._making += 1
         try:
             name, segment = self._make_segment()
         except OSError:
             return
         finally:
-            self._making = False
+            self._making -= 1
         self._spare, self._spare_name = segment, name
         if self._base is NULL:  # closed while the disk worked
             self.close()
@@ -172,11 +172,14 @@ cdef class SpoolWriter:
             # also for a record that may not go in there yet: the host can leave, and remove, only a segment that has a successor
             if not self._may_grow():
                 raise SpoolFull(f"the spool has {self._older_bytes + self._end} bytes in segments, limit is {self._spool_bytes}")
+            self._making += 1
             try:
                 self._roll()
             except OSError as fault:
                 _raise_if_full(fault)
                 raise
+            finally:
+                self._making -= 1
         if not reserved and self._at + size > self._plain_end:
             raise SpoolFull(f"the spool has {self._older_bytes + self._at} bytes in use, limit is"
                             f" {self._spool_bytes - self._reserved_bytes} beside {self._reserved_bytes} reserved")
@@ -201,9 +204,7 @@ cdef class SpoolWriter:
             self._plain_end = min(self._end, plain - self._older_bytes if plain > self._older_bytes else 0)
 
     cdef bint _may_grow(self) noexcept:
-        cdef uint64_t more = self._segment_bytes
-        if self._making:
-            more += self._segment_bytes
+        cdef uint64_t more = self._segment_bytes * (1 + self._making)
         return self._older_bytes == 0 or self._older_bytes + self._map.size + more <= self._spool_bytes
 
     cdef tuple _make_segment(self):
@@ -231,6 +232,7 @@ cdef class SpoolWriter:
         cdef Segment segment
         if self._spare is not None:
             name, segment = self._spare_name, self._spare
+            self._spare = None
         else:
             name, segment = self._make_segment()
         segment.index = self._map.index + 1 if self._map is not None else 1
@@ -246,9 +248,11 @@ cdef class SpoolWriter:
         store_u64(base + SEGMENT_REF_BEFORE, self.last_ref)
         store_u64(base + SEGMENT_SIZE, segment.size)
         store_u32(base + SEGMENT_CHECK, mix32(base, SEGMENT_CHECK))
-        self._spare, self._spare_name = segment, name  # kept for the next try when the rename fails
-        os.rename(name, segment_name(segment.index), src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._spare = self._spare_name = None
+        try:
+            os.rename(name, segment_name(segment.index), src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError:
+            os.unlink(name, dir_fd=self._folder)
+            raise
         if self._map is not None:
             self._older.append((self._map.index, self._map.size))
             self._older_bytes += self._map.size
