@@ -18,7 +18,8 @@ from typing import Any, Final
 from schemas.errors import OperatorFault
 
 _PR_SET_PDEATHSIG: Final = 1
-PARENT_POLL_S: Final = 1.0
+PARENT_POLL_S: Final = 0.8
+"""Twice this, the look and the grace, is how long a process may outlive its parent: below the two seconds that are promised."""
 
 
 def private_dir(path: Path) -> Path:

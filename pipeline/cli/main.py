@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = _Parser(prog="wardline", description="Egress governance for AI agents: decide, record, prove.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser.set_defaults(process=False)
     common = home_option()
     for module in _modules():
         module.register(commands, common)
@@ -50,11 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never lets a traceback through for an error that is somebody's to put right."""
-    supervised = "WARDLINE_PARENT" in os.environ
     leave_with_parent()  # before anything slow: our parent may end while we import
     os.umask(0o077)
+    logging.getLogger().addHandler(logging.NullHandler())  # a client library's warnings are no business of the user's
+    supervised = False
     try:
         args = build_parser().parse_args(argv)
+        supervised = args.process and "WARDLINE_PARENT" in os.environ
         return int(args.run(args))
     except WardlineError as fault:
         print(f"wardline: {fault}", file=sys.stderr)

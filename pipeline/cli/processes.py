@@ -35,17 +35,17 @@ HOST_NAME: Final = re.compile(r"(enforce|replay)-[1-9][0-9]{0,4}")
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the four processes."""
     broker = commands.add_parser("broker", parents=[common], help="run the embedded broker alone", allow_abbrev=False)
-    broker.set_defaults(run=run_broker)
+    broker.set_defaults(run=run_broker, process=True)
 
     store = commands.add_parser("store", parents=[common], help="run the embedded store alone", allow_abbrev=False)
     store.add_argument("--port", type=port, default=0, metavar="P", help="port for ClickHouse clients (default 0: a free one)")
-    store.set_defaults(run=run_store)
+    store.set_defaults(run=run_store, process=True)
 
     work = commands.add_parser("work", parents=[common], help="run one worker alone", allow_abbrev=False)
     work.add_argument("--slot", type=slot, metavar="N", help="this worker's number (default: the first that is free)")
     add_kafka(work)
     add_clickhouse(work)
-    work.set_defaults(run=run_work)
+    work.set_defaults(run=run_work, process=True)
 
     enforce = commands.add_parser("enforce", parents=[common], help="run one enforcer host alone", allow_abbrev=False)
     which = enforce.add_mutually_exclusive_group()
@@ -53,7 +53,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     which.add_argument("--name", help="this host's whole name, `enforce-N`")
     enforce.add_argument("--no-adopt", action="store_true", help=argparse.SUPPRESS)  # a replay's host looks after itself alone
     add_kafka(enforce)
-    enforce.set_defaults(run=run_enforce)
+    enforce.set_defaults(run=run_enforce, process=True)
 
     for parser in (broker, store, work, enforce):
         parser.add_argument("--metrics-port", type=port, default=0, metavar="P", help="port for Prometheus (default 0: free)")

@@ -104,6 +104,10 @@ class Supervisor:
                     time.sleep(TICK_S)
             state("stopping")
             return 0 if self._stop() else 1
+        except OperatorFault:
+            state("stopping")
+            self._stop()
+            raise
         finally:
             self._kill(self.children)
             for number, handler in before:

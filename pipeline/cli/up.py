@@ -23,6 +23,7 @@ from pipeline.cli.common import (
 )
 from pipeline.cli.processes import port, slot
 from pipeline.cli.supervise import Child, Supervisor
+from pipeline.policy.load import load_bundle
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
@@ -70,6 +71,7 @@ def run_up(args: argparse.Namespace) -> int:
     _free_or_fail(children)
     _forget_the_dead(home)
     install_examples(home)
+    load_bundle(home.policies)  # each enforcer compiles for itself; an error in there is known before anything starts
     print(f"starting {', '.join(child.name for child in children)} in {home.root}", flush=True)
     if not embedded_broker(config):
         from pipeline.shells.topics import ensure_topics
@@ -83,11 +85,11 @@ def run_up(args: argparse.Namespace) -> int:
 
     def state(name: str) -> None:
         said["state"] = name
-        write_run_file(path, said)
         if name == "ready":
             print(_welcome(home, config, args, children), flush=True)
         elif name == "stopping":
             print("stopping: what is recorded is stored first (Ctrl-C again forces)", flush=True)
+        write_run_file(path, said)  # last: whoever waits for it finds the addresses printed
 
     try:
         code = Supervisor(home, children, _say).run(state)
