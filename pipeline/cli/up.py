@@ -95,6 +95,7 @@ def run_up(args: argparse.Namespace) -> int:
         code = Supervisor(home, children, _say).run(state)
     finally:
         path.unlink(missing_ok=True)
+        _forget_the_dead(home)
         lock.release()
     print("stopped" if code == 0 else "stopped by force", flush=True)
     return code
