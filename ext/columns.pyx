@@ -75,14 +75,28 @@ cdef cppclass Texts:
     vector[uint8_t] data
     vector[uint64_t] hashes     # of each distinct value
     vector[int32_t] slots       # of a value, or -1
+    int32_t empty, last         # the empty value and the last other one, or -1
+
+    __init__() nogil:
+        this.empty = this.last = -1
 
     int add(const uint8_t* at, uint32_t size) except -1 nogil:
+        # most texts are empty, as in an effect, or those of the last decision
+        if size == 0:
+            if this.empty < 0:
+                this.empty = this.find(at, 0)
+            this.index.push_back(this.empty)
+            return 0
+        if this.last < 0 or not this.is_value(this.last, at, size):
+            this.last = this.find(at, size)
+        this.index.push_back(this.last)
+        return 0
+
+    int32_t find(const uint8_t* at, uint32_t size) except -1 nogil:
+        """The number of a value, which is added where it is new."""
         cdef int32_t value
         cdef uint64_t h
         cdef size_t slot, mask
-        if this.index.size() and this.is_value(this.index.back(), at, size):
-            this.index.push_back(this.index.back())  # most texts are those of the record before
-            return 0
         if this.hashes.size() * 2 >= this.slots.size():
             this.grow()
         h = _hash(at, size)
@@ -93,16 +107,14 @@ cdef cppclass Texts:
             if value < 0:
                 break
             if this.hashes[value] == h and this.is_value(value, at, size):
-                this.index.push_back(value)
-                return 0
+                return value
             slot = (slot + 1) & mask
         value = <int32_t>this.hashes.size()
         this.hashes.push_back(h)
         this.data.insert(this.data.end(), at, at + size)
         this.ends.push_back(<int32_t>this.data.size())
         this.slots[slot] = value
-        this.index.push_back(value)
-        return 0
+        return value
 
     bint is_value(int32_t value, const uint8_t* at, uint32_t size) noexcept nogil:
         cdef int32_t start = this.ends[value]
