@@ -8,8 +8,8 @@ side is walked: the node's edges, or the entity's keys. Scope tests cannot fail,
 does not apply, and nothing is lost by not looking at it.
 
 A **hit** is one probe of a table of fixed size: a hash over the texts' own (seeded) hashes, then the texts themselves are
-compared. Four places per hash, taken in turn. Texts of a call are kept in that table only, and only short ones: whoever chooses
-them can push others out, which costs those a miss, and cannot make it grow.
+compared. Four places per hash, taken in turn. Texts of a call are kept there alone, and only short ones: whoever chooses them
+can push others out, which costs those a miss, and cannot make it grow.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -24,7 +24,6 @@ from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
 import hashlib
-
 from schemas.bundle import parse_bundle
 from schemas.errors import AgentFault, OperatorFault
 from schemas.limits import STRING_BYTES_MAX
@@ -35,6 +34,7 @@ cdef enum:
     WAYS = 4
     SETS = 4096
     KEY_CHARS_MAX = 1024    # texts of one question, all together: a longer one is decided and not kept
+    BECAUSE_MAX = 256       # policies that determined it: the same
     ANY_KEY = 1             # the first key; 0 says that no policy uses it
     ROOT = 0
 
@@ -50,7 +50,6 @@ cdef struct Slot:
 cdef struct Edge:
     uint32_t key
     uint32_t node
-
 
 cdef inline uint64_t mixed(uint64_t h, uint64_t more) noexcept nogil:
     h = (h ^ more) * <uint64_t>0x9E3779B97F4A7C15
@@ -146,6 +145,7 @@ cdef class Matcher:
     cdef vector[vector[uint32_t]] rules_at
     cdef vector[bint] forbids
     cdef list names
+    cdef dict shared                    # ids that determined a decision -> the decision
     cdef object identity, no_permit
 
     def __cinit__(self, bytes bundle not None):
@@ -160,7 +160,7 @@ cdef class Matcher:
         self.identity = Decision(reason="identity", policy_digest=self.digest)
         self.no_permit = Decision(reason="no-permit", policy_digest=self.digest)
         self.principals, self.actions, self.resources = Keys(), Keys(), Keys()
-        self.uids, self.types, self.names = {}, {}, []
+        self.uids, self.types, self.names, self.shared = {}, {}, [], {}
         self.up.resize(1)
         self.new_node()
         for rule in known.rules:
@@ -268,22 +268,19 @@ cdef class Matcher:
             self.busy = False
         for link in links:
             chars += PyUnicode_GET_LENGTH(link)
-        if chars <= KEY_CHARS_MAX and answer is not self.identity:
+        if chars <= KEY_CHARS_MAX and answer is not self.identity and len(answer.because) <= BECAUSE_MAX:
             self.keep(links, action, resource, h, answer)
         return answer
 
     cdef int keep(self, tuple links, str action, str resource, uint64_t h, object answer) except -1:
         cdef Slot* slot = &self.slots[(h % SETS) * WAYS]
         cdef Slot old
-        cdef Py_ssize_t i
-        for i in range(WAYS):
-            if slot[i].decision == NULL:
-                slot = &slot[i]
-                self.cached += 1
-                break
-        else:
-            self.turn += 1
-            slot = &slot[self.turn % WAYS]
+        cdef uint32_t way = 0
+        while way < WAYS and slot[way].decision != NULL:
+            way += 1
+        self.cached += way < WAYS
+        self.turn += 1
+        slot = &slot[way if way < WAYS else self.turn % WAYS]
         Py_INCREF(links); Py_INCREF(action); Py_INCREF(resource); Py_INCREF(answer)
         old = slot[0]
         slot.tag, slot.links, slot.action = h, <PyObject*>links, <PyObject*>action
@@ -313,7 +310,14 @@ cdef class Matcher:
         cdef uint32_t rule
         sort(rules.begin(), rules.end())    # rules stand in the order of their ids
         because = tuple(dict.fromkeys([self.names[rule] for rule in rules]))
-        return Decision(verdict=verdict, reason=reason, because=because, policy_digest=self.digest)
+        decision = self.shared.get(because)
+        if decision is None:
+            decision = Decision(verdict=verdict, reason=reason, because=because, policy_digest=self.digest)
+            if len(self.shared) >= SETS * WAYS:
+                self.shared.clear()
+            if len(because) <= BECAUSE_MAX:
+                self.shared[because] = decision
+        return decision
 
     cdef bint rules_below(self, uint32_t at_action, vector[uint32_t]& permits, vector[uint32_t]& forbids):
         """Collect the policies that apply; whether one of them permits."""

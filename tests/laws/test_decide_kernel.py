@@ -17,6 +17,7 @@ CALL = 'Action::"mcp:tools/call"'
 TOOL = 'Tool::"s/t"'
 CACHE_MAX = 16_384
 KEY_CHARS_MAX = 1024
+BECAUSE_MAX = 256
 
 PERMIT = Rule(id="p", forbid=False, resource=("in", 'McpServer::"s"'))
 
@@ -68,16 +69,19 @@ def test_texts_that_were_pushed_out_are_let_go() -> None:
     assert sys.getrefcount(action) == before
 
 
-def test_decisions_that_were_pushed_out_are_let_go() -> None:
-    one = matcher(PERMIT)
-    first = one.decide((AGENT,), CALL, TOOL)
-    held = sys.getrefcount(first)
-    for number in range(40 * CACHE_MAX):
-        one.decide((AGENT,), CALL, f'Tool::"s/{number}"')
-        if sys.getrefcount(first) < held:
-            break
-    assert sys.getrefcount(first) == held - 1
-    assert first.verdict is Verdict.ALLOW
+def test_questions_with_one_answer_share_it() -> None:
+    one = matcher(PERMIT, Rule(id="f", forbid=True, resource=("==", 'Tool::"s/no"')))
+    assert one.decide((AGENT,), CALL, TOOL) is one.decide((AGENT,), CALL, 'Tool::"s/u"')
+    assert one.decide((AGENT,), CALL, 'Tool::"s/no"') is not one.decide((AGENT,), CALL, TOOL)
+    assert one.misses == 3
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_decision_is_kept_up_to_256_policies(more: int) -> None:
+    one = matcher(*(Rule(id=f"p{number:03}", forbid=False) for number in range(BECAUSE_MAX + more)))
+    for _ in range(2):
+        assert len(one.decide((AGENT,), CALL, TOOL).because) == BECAUSE_MAX + more
+    assert (one.cached, one.misses) == ((1, 1) if not more else (0, 2))
 
 
 @pytest.mark.parametrize("more", [0, 1])
