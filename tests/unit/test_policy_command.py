@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,13 @@ def test_a_sub_agent_takes_its_limits_along(examples: Matcher) -> None:
     assert examples.decide(chain, CALL, 'Tool::"workspace/search_files"').verdict is Verdict.ALLOW
     for links in (chain, chain[::-1]):
         assert examples.decide(links, CALL, 'Tool::"workspace/send_email"').because == ("sub-agents-send-nothing-out",)
+
+
+def test_the_example_in_the_documentation_prints_what_it_says(capsys: Capture) -> None:
+    page = (EXAMPLES.parents[3] / "docs" / "policy.md").read_text()
+    _, begins, rest = page.partition("    $ wardline policy test DIR ")
+    words, _, printed = rest.partition("\n    deny")
+    expected = f"deny{printed.partition(chr(10) * 2)[0]}\n".replace("\n    ", "\n")
+    code, said, _ = tried(EXAMPLES, capsys, *shlex.split(words.replace("\\\n", "")))
+    assert begins
+    assert (code, said) == (0, expected)
