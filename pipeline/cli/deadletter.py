@@ -51,26 +51,29 @@ class Letter:
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `deadletter` and its three commands."""
-    parser = commands.add_parser("deadletter", help="messages that a worker could not accept", allow_abbrev=False)
+    text = "messages that a worker could not accept"
+    parser = commands.add_parser("deadletter", parents=[common], help=text, allow_abbrev=False)
+    add_clickhouse(parser)
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # both `deadletter --home DIR list` and `deadletter list --home DIR`: the inner one says nothing when it is not given
+    where = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    where.add_argument("--home", metavar="DIR", help=argparse.SUPPRESS)
+    where.add_argument("--clickhouse", metavar="URL", help=argparse.SUPPRESS)
 
-    listing = inner.add_parser("list", parents=[common], help="list them, the newest first", allow_abbrev=False)
+    listing = inner.add_parser("list", parents=[where], help="list them, the newest first", allow_abbrev=False)
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     listing.set_defaults(run=run_list)
 
-    show = inner.add_parser("show", parents=[common], help="show one", allow_abbrev=False)
+    show = inner.add_parser("show", parents=[where], help="show one", allow_abbrev=False)
     show.add_argument("id", metavar="ID", help=f"its id, or the first {ID_DIGITS_MIN} digits of it")
     show.add_argument("--out", metavar="FILE", help="write its bytes there, as they came from Kafka")
     show.set_defaults(run=run_show)
 
-    retry = inner.add_parser("retry", parents=[common], help="send their bytes to the workers again", allow_abbrev=False)
+    retry = inner.add_parser("retry", parents=[where], help="send their bytes to the workers again", allow_abbrev=False)
     retry.add_argument("ids", nargs="*", metavar="ID")
     retry.add_argument("--all", action="store_true", help="each that was not retried yet")
     add_kafka(retry)
     retry.set_defaults(run=run_retry)
-
-    for one in (listing, show, retry):
-        add_clickhouse(one)
 
 
 def _clean(text: str) -> str:
