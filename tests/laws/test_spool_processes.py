@@ -1,7 +1,9 @@
-"""The spool between processes, and where the system has no room: what was promised holds when a writer is killed."""
+"""The spool between processes, and where the system fails it: promises hold when a writer is killed or has no room."""
 
+import errno
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ext.spool import SpoolReader
+from ext.spool import SpoolReader, SpoolWriter
+from schemas.errors import SpoolFull
 from tests.support.oracles import Rec
 from tests.support.spooling import BOOT, SEGMENT, padded, put, read_all, segments, told, writer
 
@@ -98,6 +101,83 @@ def test_a_full_disk_is_a_full_spool_and_no_signal(tmp_path: Path) -> None:
     if said == "not allowed":  # nobody may mount here: the system's word alone has to do
         said = finish(child("no-space", tmp_path))
     assert said == "went on"
+
+
+def allocation_fails(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+
+
+def handles() -> int:
+    """Files that this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_spool_without_room_for_its_first_segment_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = handles()
+    allocation_fails(monkeypatch, number)
+    with pytest.raises(SpoolFull, match="^the spool cannot grow: [a-z ]+$"):
+        writer(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert handles() == before
+
+
+def test_a_disk_that_fails_is_no_full_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocation_fails(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        writer(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        writer(tmp_path / "nowhere")
+
+
+def until_it_rolls(spool: SpoolWriter) -> None:
+    """Append one record more than the first segment holds."""
+    for number in range(64):
+        put(spool, padded(number, 1_024))
+
+
+def test_a_folder_that_is_gone_is_said_by_the_system(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    spool = writer(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        until_it_rolls(spool)
+    spool.prepare()
+    spool.close()
+
+
+def test_a_name_that_is_taken_leaves_nothing_behind(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    taken = tmp_path / "00000002.seg"
+    taken.mkdir()
+    with pytest.raises(OSError, match=r"directory|Is a|Not a"):
+        until_it_rolls(spool)
+    assert not list(tmp_path.glob("next-*"))
+    taken.rmdir()
+    put(spool, padded(63, 1_024))
+    assert [rec.ref for _, rec in read_all(tmp_path)[0]] == list(range(64))
+
+
+def test_a_spool_that_is_closed_while_a_segment_is_made_leaves_no_file_and_no_handle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = handles()
+    spool, allocate = writer(tmp_path), os.posix_fallocate
+
+    def close_meanwhile(*arguments: int) -> None:
+        allocate(*arguments)
+        spool.close()
+
+    monkeypatch.setattr(os, "posix_fallocate", close_meanwhile)
+    spool.prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001.seg"]
+    assert handles() == before
 
 
 def test_prepare_in_a_thread_never_meets_append_half_way(tmp_path: Path) -> None:
