@@ -75,7 +75,7 @@ def find_runs(source: Path) -> Iterator[tuple[str, bytes]]:
                     yield run_path(member.name), file.read()
         return
     for path in source.rglob("*.json"):
-        yield run_path(path.as_posix()), path.read_bytes()
+        yield run_path(path.relative_to(source).as_posix()), path.read_bytes()
 
 
 def run_path(name: str) -> str:
@@ -89,6 +89,8 @@ def run_path(name: str) -> str:
 def load_run(path: str, data: bytes) -> Run:
     """One run: answers follow calls in order, so the n-th answer is that of the n-th call."""
     run = json.loads(data)
+    if not isinstance(run, dict) or not isinstance(run.get("messages"), list):
+        raise ValueError(f"`{path}` has no messages: it is no run")
     messages = run["messages"]
     calls = [call for m in messages if m["role"] == "assistant" for call in m.get("tool_calls") or ()]
     answers = [m for m in messages if m["role"] == "tool"]

@@ -67,7 +67,7 @@ class View:
         self._bars = (
             Progress(
                 TextColumn("{task.description:<8}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[status]}"), console=Console(stderr=True),
+                TimeRemainingColumn(), TextColumn("{task.fields[status]}", markup=False), console=Console(stderr=True),
             )
             if sys.stderr.isatty()
             else None
