@@ -24,8 +24,9 @@ help:
 	@echo 'make bench   the benchmarks'
 	@echo 'make clean   remove what was built here (no home, no record)'
 
+# on a terminal it gets a job of its own (set -m), so that Ctrl-C reaches it alone: make would die of it, and not exit with 0
 up: setup
-	@exec $(BIN)/wardline up $(ARGS)
+	@if [ -t 0 ]; then set -m; WARDLINE_PARENT=$$$$ $(BIN)/wardline up $(ARGS); else exec $(BIN)/wardline up $(ARGS); fi
 
 setup: $(STAMP)
 
