@@ -11,10 +11,13 @@ from hypothesis import settings
 from tests.support.data import NO_DATA
 from tests.support.home import Wardline
 from tests.support.kafka import NO_JAVA, Kafka, have_java
+from tests.support.store import shared_store, store
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("searching", deadline=None)
 settings.load_profile("searching" if os.environ.get("WARDLINE_SEARCH") else "repeatable")
+
+__all__ = ["kafka", "shared_store", "store", "wardline"]
 
 MAY_SKIP = (NO_DATA,)
 """Why a test may be skipped on a machine that has Java and Maven. On one without, NO_JAVA is one more."""

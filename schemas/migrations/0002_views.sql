@@ -2,98 +2,79 @@
 -- Numbers: kind 0 frame, 1 decision, 2 progress, 3 effect, 4 lost, 5 count. verdict 0 deny, 1 allow, 255 says nothing.
 -- outcome 0 open, 1 ok, 2 error, 3 refused, 4 lost. Lists in one text are joined by char 31.
 
--- One row per call: what the decision says, and the last word of what followed.
+-- One row per call: what its decision says, and the last word of what followed. A filter on what the decision says is applied
+-- before the join; look a call up by (boot, seq), which is the table's key, where speed matters. `ifNull` is for clients that set
+-- join_use_nulls.
 CREATE OR REPLACE VIEW {database}.calls AS
 SELECT
-    lower(concat(leftPad(hex(boot), 16, '0'), leftPad(hex(seq), 16, '0'))) AS call_id,
-    boot,
-    seq,
-    time,
-    recorded,
-    if(last.1 = 0, NULL, last.2) AS ended,
-    door,
-    tenant,
-    session,
-    agent,
-    root,
-    chain_text = '' ? [] : splitByChar('\x1F', chain_text) AS chain,
-    depth,
-    assurance,
-    credential,
-    proof,
-    action,
-    resource,
-    scheme,
-    host,
-    domain,
-    address,
-    path,
-    if(verdict_number = 1, 'allow', 'deny') AS verdict,
-    ['enforce', 'shadow', 'best_effort'][mode_number + 1] AS mode,
-    policies_text = '' ? [] : splitByChar('\x1F', policies_text) AS policies,
-    reason,
-    policy_digest,
-    epoch,
-    multiIf(last.1 > 0, ['ok', 'error', 'refused', 'lost'][last.1], verdict_number = 0, 'refused', '') AS outcome,
-    last.3 AS status,
-    last.4 AS error,
-    bytes_out,
-    bytes_in,
-    last.5 / 1000 AS duration_ms,
-    query_hash,
-    query_bytes,
-    query_bits,
-    lower(hex(trace)) AS trace_id,
-    lower(hex(span)) AS parent_span,
-    ref,
-    enforcer,
-    partition
-FROM
+    lower(concat(leftPad(hex(d.boot), 16, '0'), leftPad(hex(d.seq), 16, '0'))) AS call_id,
+    d.boot AS boot,
+    d.seq AS seq,
+    d.time AS time,
+    d.recorded AS recorded,
+    if(ifNull(e.records, 0) = 0, NULL, e.ended) AS ended,
+    d.door AS door,
+    d.tenant AS tenant,
+    d.session AS session,
+    d.agent AS agent,
+    d.root AS root,
+    if(d.chain = '', [], splitByChar('\x1F', toString(d.chain))) AS chain,
+    d.depth AS depth,
+    if(d.assurance = '', [], splitByChar('\x1F', toString(d.assurance))) AS assurance,
+    d.credential AS credential,
+    d.proof AS proof,
+    d.action AS action,
+    d.resource AS resource,
+    d.scheme AS scheme,
+    d.host AS host,
+    d.domain AS domain,
+    if(ifNull(e.address, '') != '', ifNull(e.address, ''), toString(d.address)) AS address,
+    d.path AS path,
+    if(if(ifNull(e.speaks, 0), ifNull(e.verdict, 0), d.verdict) = 1, 'allow', 'deny') AS verdict,
+    ['enforce', 'shadow', 'best_effort'][d.mode + 1] AS mode,
+    if(d.policies = '', [], splitByChar('\x1F', toString(d.policies))) AS policies,
+    if(ifNull(e.reason, '') != '', ifNull(e.reason, ''), toString(d.reason)) AS reason,
+    d.policy_digest AS policy_digest,
+    d.epoch AS epoch,
+    if(verdict = 'deny' AND ifNull(e.records, 0) = 0, 'refused', ['', 'ok', 'error', 'refused', 'lost'][ifNull(e.outcome, 0) + 1]) AS outcome,
+    ifNull(e.status, 0) AS status,
+    ifNull(e.error, '') AS error,
+    greatest(d.bytes_out, ifNull(e.bytes_out, 0)) AS bytes_out,
+    greatest(d.bytes_in, ifNull(e.bytes_in, 0)) AS bytes_in,
+    ifNull(e.duration_us, 0) / 1000 AS duration_ms,
+    d.query_hash AS query_hash,
+    d.query_bytes AS query_bytes,
+    d.query_bits AS query_bits,
+    lower(hex(d.trace_id)) AS trace_id,
+    lower(hex(d.parent_span)) AS parent_span,
+    d.ref AS ref,
+    d.enforcer AS enforcer,
+    d.partition AS partition
+FROM {database}.records AS d
+LEFT ANY JOIN
 (
     SELECT
         boot,
-        call_seq AS seq,
-        anyIf(r.time, kind = 1) AS time,
-        anyIf(r.recorded, kind = 1) AS recorded,
-        anyIf(r.door, kind = 1) AS door,
-        anyIf(r.tenant, kind = 1) AS tenant,
-        anyIf(r.session, kind = 1) AS session,
-        anyIf(r.agent, kind = 1) AS agent,
-        anyIf(r.root, kind = 1) AS root,
-        anyIf(r.chain, kind = 1) AS chain_text,
-        anyIf(r.depth, kind = 1) AS depth,
-        anyIf(r.assurance, kind = 1) AS assurance,
-        anyIf(r.credential, kind = 1) AS credential,
-        anyIf(r.proof, kind = 1) AS proof,
-        anyIf(r.action, kind = 1) AS action,
-        anyIf(r.resource, kind = 1) AS resource,
-        anyIf(r.scheme, kind = 1) AS scheme,
-        anyIf(r.host, kind = 1) AS host,
-        anyIf(r.domain, kind = 1) AS domain,
-        argMaxIf(r.address, r.seq, r.address != '') AS address,
-        anyIf(r.path, kind = 1) AS path,
-        argMaxIf(r.verdict, r.seq, r.verdict != 255) AS verdict_number,
-        anyIf(r.mode, kind = 1) AS mode_number,
-        anyIf(r.policies, kind = 1) AS policies_text,
-        argMaxIf(r.reason, r.seq, r.verdict != 255 AND r.reason != '') AS reason,
-        anyIf(r.policy_digest, kind = 1) AS policy_digest,
-        anyIf(r.epoch, kind = 1) AS epoch,
-        argMaxIf((toUInt8(r.outcome), r.recorded, r.status, r.error, r.duration_us), r.seq, r.outcome != 0) AS last,
+        call_seq,
+        count() AS records,
+        argMax((r.outcome, r.recorded, r.status, r.error, r.duration_us), r.seq) AS last,
+        last.1 AS outcome,
+        last.2 AS ended,
+        last.3 AS status,
+        last.4 AS error,
+        last.5 AS duration_us,
+        max(r.verdict != 255) AS speaks,
+        argMaxIf((r.verdict, toString(r.reason)), r.seq, r.verdict != 255) AS word,
+        word.1 AS verdict,
+        word.2 AS reason,
+        max(toString(r.address)) AS address,
         max(r.bytes_out) AS bytes_out,
-        max(r.bytes_in) AS bytes_in,
-        anyIf(r.query_hash, kind = 1) AS query_hash,
-        anyIf(r.query_bytes, kind = 1) AS query_bytes,
-        anyIf(r.query_bits, kind = 1) AS query_bits,
-        anyIf(r.trace_id, kind = 1) AS trace,
-        anyIf(r.parent_span, kind = 1) AS span,
-        anyIf(r.ref, kind = 1) AS ref,
-        anyIf(r.enforcer, kind = 1) AS enforcer,
-        anyIf(r.partition, kind = 1) AS partition
+        max(r.bytes_in) AS bytes_in
     FROM {database}.records AS r
-    WHERE boot != 0 AND kind IN (1, 3, 4)
+    WHERE boot != 0 AND kind IN (3, 4)
     GROUP BY boot, call_seq
-    HAVING max(kind = 1)
-);
+) AS e ON e.boot = d.boot AND e.call_seq = d.seq
+WHERE d.boot != 0 AND d.kind = 1;
 
 -- Who and what has been seen: agents, tools, destinations, principals (every link of a chain).
 CREATE OR REPLACE VIEW {database}.inventory AS
@@ -119,11 +100,11 @@ FROM
     WHERE r.kind = 1 AND startsWith(resource, 'Tool::"')
     GROUP BY resource
     UNION ALL
-    SELECT 'destination', if(host != '', toString(host), substring(toString(resource), 8, length(resource) - 8)),
+    SELECT 'destination', if(startsWith(resource, 'Host::"'), substring(toString(resource), 8, length(resource) - 8), toString(host)),
         min(time), max(time), count(), countIf(verdict = 1), countIf(verdict = 0)
     FROM {database}.records AS r
     WHERE r.kind = 1 AND (host != '' OR startsWith(resource, 'Host::"'))
-    GROUP BY host, if(host != '', '', resource) AS resource
+    GROUP BY resource, host
     UNION ALL
     SELECT 'principal', arrayJoin(splitByChar('\x1F', toString(chain))),
         min(first), max(last), sum(n), sum(yes), sum(no)
@@ -183,7 +164,7 @@ WITH
         GROUP BY boot
     )
 SELECT 'record' AS what, '' AS enforcer, lower(leftPad(hex(boot), 16, '0')) AS boot, toUInt32(0) AS partition,
-    before + 1 AS first, seq - 1 AS last, seq - 1 - before AS missing, at AS seen
+    before + 1 AS first, toUInt64(seq - 1) AS last, toUInt64(seq - 1 - before) AS missing, at AS seen
 FROM
 (
     SELECT boot, seq, ingested AS at, lagInFrame(seq, 1, toUInt64(0)) OVER (PARTITION BY boot ORDER BY seq) AS before
@@ -193,13 +174,13 @@ FROM
 WHERE seq > before + 1
 UNION ALL
 SELECT 'record', '', lower(leftPad(hex(cut.boot), 16, '0')), toUInt32(0),
-    have.top + 1, cut.top, cut.top - have.top, cut.seen
+    ifNull(have.top, 0) + 1, cut.top, toUInt64(cut.top - ifNull(have.top, 0)), cut.seen
 FROM cut
 LEFT JOIN have ON have.boot = cut.boot
-WHERE cut.top > have.top
+WHERE cut.top > ifNull(have.top, 0)
 UNION ALL
 SELECT 'frame', toString(enforcer), lower(leftPad(hex(host_boot), 16, '0')), partition,
-    before + 1, frame_no - 1, frame_no - 1 - before, at
+    before + 1, toUInt64(frame_no - 1), toUInt64(frame_no - 1 - before), at
 FROM
 (
     SELECT enforcer, call_seq AS host_boot, partition, seq AS frame_no, ingested AS at,

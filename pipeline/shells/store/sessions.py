@@ -1,4 +1,4 @@
-"""Sessions without state in the engine: what a client has said with `SET` and `USE` is said again before each of its queries."""
+"""Sessions without state in the engine: what a client said with `SET` and `USE` is said again before each of its queries."""
 
 import time
 from collections import OrderedDict

@@ -1,0 +1,167 @@
+"""The views on records that were planted: what a call says, who has been seen, and every kind of gap by its name."""
+
+import pytest
+
+from schemas.records import Kind, Outcome, Verdict
+from tests.support.store import NOW_S, Store, decision, effect, frame_of
+
+LANE = f"{77:016x}"
+DOOR = f"{5:016x}"
+
+
+def calls(store: Store, columns: str, where: str = "1") -> list[tuple[object, ...]]:
+    return store.rows(f"SELECT {columns} FROM calls WHERE {where} ORDER BY boot, seq")
+
+
+def gaps(store: Store) -> list[tuple[object, ...]]:
+    return store.rows("SELECT what, boot, partition, first, last, missing FROM gaps ORDER BY ALL")
+
+
+def test_a_call_is_its_decision_and_the_last_word_of_what_followed(store: Store) -> None:
+    store.insert(frame_of([
+        decision(1),
+        effect(2, 1, error="it broke", outcome=int(Outcome.ERROR), status=500),
+        decision(3, verdict=int(Verdict.DENY), outcome=int(Outcome.REFUSED), reason="forbid"),
+        decision(4),
+        decision(5, address="10.0.0.1"),
+        effect(6, 5, verdict=int(Verdict.DENY), outcome=int(Outcome.REFUSED), reason="address", address="10.0.0.9"),
+        decision(7),
+        effect(8, 7, kind=int(Kind.LOST), outcome=int(Outcome.LOST), status=0, bytes_out=0, bytes_in=0),
+        decision(9),
+        effect(10, 9, kind=int(Kind.PROGRESS), outcome=0, bytes_out=5),
+        effect(11, 9),
+    ], frame_no=1))  # fmt: skip
+    assert calls(store, "seq, verdict, outcome, reason, status, error") == [
+        (1, "allow", "error", "permit", 500, "it broke"),
+        (3, "deny", "refused", "forbid", 0, ""),
+        (4, "allow", "", "permit", 0, ""),
+        (5, "deny", "refused", "address", 200, ""),
+        (7, "allow", "lost", "permit", 0, ""),
+        (9, "allow", "ok", "permit", 200, ""),
+    ]
+    assert calls(store, "bytes_out, bytes_in, duration_ms, ended > time", "seq = 9") == [(10, 20, 1.5, True)]
+    assert calls(store, "address", "seq = 5") == [("10.0.0.9",)]
+    assert calls(store, "ended", "seq = 4") == [(None,)]
+    assert store.rows("SELECT count(), uniqExact(call_id) FROM calls") == [(6, 6)]
+
+
+def test_a_call_has_the_columns_that_are_promised(store: Store) -> None:
+    store.insert(frame_of([decision(0x1F, boot=0xAB)], frame_no=1, ranges=[0xAB, 0x1F, 0x1F]))
+    names = "call_id, agent, root, session, action, resource, verdict, policies, reason, trace_id, chain, depth, door, mode"
+    assert calls(store, names) == [(
+        "00000000000000ab000000000000001f", "planner", 'User::"alice"', "s", "mcp:tools/call", 'Tool::"bank/send"', "allow",
+        ["p1", "p2"], "permit", decision(0x1F)["trace_id"].hex(), ['User::"alice"', 'Agent::"planner"'], 2, "replay", "enforce",
+    )]  # fmt: skip
+
+
+def test_a_client_that_wants_nulls_from_joins_gets_the_same_calls(store: Store) -> None:
+    store.insert(frame_of([decision(1), decision(2, verdict=0), effect(3, 1)], frame_no=1))
+    query = "SELECT seq, verdict, outcome, bytes_out, reason FROM calls ORDER BY seq"
+    assert store.rows(query, settings={"join_use_nulls": 1}) == store.rows(query)
+
+
+def test_what_a_call_and_its_end_say_may_come_in_different_inserts_and_orders(store: Store) -> None:
+    store.insert(frame_of([effect(2, 1)], frame_no=2, partition=1, previous=bytes(32)))
+    assert calls(store, "seq") == []
+    store.insert(frame_of([decision(1)], frame_no=1))
+    assert calls(store, "seq, outcome") == [(1, "ok")]
+
+
+def test_the_inventory_counts_agents_tools_destinations_and_principals(store: Store) -> None:
+    store.insert(frame_of([
+        decision(1),
+        decision(2, verdict=0, agent="coder", chain='Agent::"coder"', resource='Tool::"a/\\"q\\\\"'),
+        decision(3, resource='Host::"x.example.org:443"', host="x.example.org"),
+        decision(4, resource='Host::"y.example.org:443"'),
+        effect(5, 1),
+    ], frame_no=1))  # fmt: skip
+    assert store.rows("SELECT kind, name, calls, allowed, denied FROM inventory ORDER BY ALL") == [
+        ("agent", "coder", 1, 0, 1),
+        ("agent", "planner", 3, 3, 0),
+        ("destination", "x.example.org:443", 1, 1, 0),
+        ("destination", "y.example.org:443", 1, 1, 0),
+        ("principal", 'Agent::"coder"', 1, 0, 1),
+        ("principal", 'Agent::"planner"', 3, 3, 0),
+        ("principal", 'User::"alice"', 3, 3, 0),
+        ("tool", 'a/"q\\', 1, 0, 1),
+        ("tool", "bank/send", 1, 1, 0),
+    ]
+    ((first, last),) = store.rows("SELECT first_seen, last_seen FROM inventory WHERE kind = 'agent' AND name = 'planner'")
+    assert (first.microsecond, last.microsecond) == (1, 4)
+
+
+def test_frames_show_what_each_one_says(store: Store) -> None:
+    store.insert(frame_of([decision(1), decision(2)], frame_no=1, partition=3, flag="dead"))
+    ((enforcer, boot, partition, number, records, flag, previous, ranges),) = store.rows(
+        "SELECT enforcer, enforcer_boot, partition, frame_no, records, flag, previous, ranges FROM frames"
+    )
+    assert (enforcer, boot, partition, number, records, flag) == ("enforce-1", LANE, 3, 1, 2, "dead")
+    assert (previous, ranges) == ("0" * 64, [(DOOR, 1, 2)])
+
+
+def whole(store: Store, frames: int = 4, each: int = 5) -> None:
+    """Frames 1 to `frames` of one lane, `each` records in every one."""
+    rows = []
+    for number in range(1, frames + 1):
+        first = (number - 1) * each + 1
+        rows += frame_of([decision(seq) for seq in range(first, first + each)], frame_no=number)
+    store.insert(rows)
+
+
+def test_what_is_whole_has_no_gap(store: Store) -> None:
+    whole(store)
+    assert gaps(store) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(1, 1), (1, 3), (10, 10), (7, 12), (20, 20), (18, 20)], ids=str
+)
+def test_missing_records_are_named(store: Store, first: int, last: int) -> None:
+    whole(store)
+    store.run(f"ALTER TABLE records DELETE WHERE boot = 5 AND seq BETWEEN {first} AND {last}")
+    assert gaps(store) == [("record", DOOR, 0, first, last, last - first + 1)]
+
+
+def test_all_records_of_a_door_are_named_by_the_frames_that_were_cut_from_it(store: Store) -> None:
+    whole(store)
+    store.run("ALTER TABLE records DELETE WHERE boot = 5")
+    assert gaps(store) == [("record", DOOR, 0, 1, 20, 20)]
+
+
+def test_first_middle_and_last_record_and_a_frame_are_each_named_at_once(store: Store) -> None:
+    whole(store, frames=5)
+    store.run("ALTER TABLE records DELETE WHERE boot = 5 AND seq IN (1, 13, 25) OR frame_no = 2")
+    assert gaps(store) == [
+        ("frame", LANE, 0, 2, 2, 1),
+        ("record", DOOR, 0, 1, 1, 1),
+        ("record", DOOR, 0, 6, 10, 5),
+        ("record", DOOR, 0, 13, 13, 1),
+        ("record", DOOR, 0, 25, 25, 1),
+    ]
+
+
+def test_the_first_frame_of_a_lane_is_missed_too(store: Store) -> None:
+    whole(store)
+    store.run("ALTER TABLE records DELETE WHERE boot = 0 AND seq = 1")
+    assert gaps(store) == [("frame", LANE, 0, 1, 1, 1)]
+
+
+def test_a_record_that_is_there_twice_does_not_hide_one_that_is_missing(store: Store) -> None:
+    whole(store)
+    store.run("ALTER TABLE records DELETE WHERE boot = 5 AND seq = 8")
+    store.insert([decision(9) | {"frame_no": 2, "ingested": NOW_S}])
+    assert gaps(store) == [("record", DOOR, 0, 8, 8, 1)]
+
+
+def test_a_frame_that_names_another_predecessor_is_named(store: Store) -> None:
+    whole(store, frames=1)
+    store.insert(frame_of([decision(seq) for seq in range(6, 9)], frame_no=2, previous=b"x" * 32))
+    store.insert(frame_of([decision(9)], frame_no=1, partition=1, previous=b"y" * 32))
+    assert gaps(store) == [("chain", LANE, 0, 2, 2, 0), ("chain", LANE, 1, 1, 1, 0)]
+
+
+def test_lanes_and_doors_do_not_mix(store: Store) -> None:
+    store.insert(frame_of([decision(1), decision(2)], frame_no=1, partition=0))
+    store.insert(frame_of([decision(1, boot=6)], frame_no=1, partition=1))
+    store.insert(frame_of([decision(2, boot=6)], frame_no=1, partition=1, enforcer="enforce-2"))
+    assert gaps(store) == []
