@@ -111,7 +111,8 @@ cdef class SpoolReader:
         if segment is None:
             return self._is_torn(f"{segment_name(index)}: the header is damaged")
         if segment.first_seq() > self.last_seq + 1:
-            return self._is_torn(f"{segment_name(index)}: begins with record {segment.first_seq()}, expected {self.last_seq + 1}")
+            return self._is_torn(
+                f"{segment_name(index)}: begins with record {segment.first_seq()}, expected {self.last_seq + 1}")
         self._map = segment
         self._at = SEGMENT_HEADER_BYTES
         self._expected = segment.first_seq()
@@ -182,7 +183,8 @@ cdef class SpoolReader:
             run.opened = []
             for i in range(records):
                 if open_at[i]:
-                    run.opened.append((begins + i, PyBytes_FromStringAndSize(<char*>segment.base + open_at[i] + AT_TRACE_ID, 16)))
+                    at = segment.base + open_at[i]
+                    run.opened.append((begins + i, PyBytes_FromStringAndSize(<char*>at + AT_TRACE_ID, 16)))
         finally:
             free(open_at)
         run.boot, run.first, run.last, run.records = self.boot, begins, self.last_seq, records

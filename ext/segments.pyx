@@ -67,7 +67,7 @@ cdef list segment_numbers(int folder):
 
 
 cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint write):
-    """Map an existing segment; None when its header is damaged. Raises FileNotFoundError, and OperatorFault for another boot."""
+    """Map an existing segment; None when its header is damaged. Raises OperatorFault for another door's, FileNotFoundError."""
     cdef Segment segment
     cdef uint64_t size, whole
     handle = os.open(segment_name(index), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC, dir_fd=folder)

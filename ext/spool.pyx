@@ -63,8 +63,8 @@ cdef class SpoolWriter:
         if self._segment_bytes < 2 * RECORD_BYTES_MAX:
             raise OperatorFault(f"a spool segment has {segment_bytes} bytes, the least is {2 * RECORD_BYTES_MAX}")
         if spool_bytes < 2 * segment_bytes or reserved_bytes > spool_bytes - segment_bytes:
-            raise OperatorFault(f"a spool of {spool_bytes} bytes, {reserved_bytes} of them reserved, needs room for two segments"
-                                f" of {segment_bytes}, one of them not reserved")
+            raise OperatorFault(f"a spool of {spool_bytes} bytes, {reserved_bytes} of them reserved, needs room for two"
+                                f" segments of {segment_bytes}, one of them not reserved")
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # a handle: the folder may be renamed
         try:
             self._recover(after_seq)
@@ -169,9 +169,10 @@ cdef class SpoolWriter:
             raise ValueError("the spool is closed")
         self._forget_removed()
         if self._at + size > self._end:
-            # also for a record that may not go in there yet: the host can leave, and remove, only a segment that has a successor
+            # also for a record that may not go in there yet: the host leaves, and removes, only a segment with a successor
             if not self._may_grow():
-                raise SpoolFull(f"the spool has {self._older_bytes + self._end} bytes in segments, limit is {self._spool_bytes}")
+                used = self._older_bytes + self._end
+                raise SpoolFull(f"the spool has {used} bytes in segments, limit is {self._spool_bytes}")
             self._making += 1
             try:
                 self._roll()
