@@ -27,6 +27,9 @@ WAIT_POLL_S: Final = 0.2
 STORE_WAIT_S: Final = 5
 STAGES: Final = ("spooled", "sealed", "sent", "stored")
 OWN_FIELDS: Final = ("name", "pid", "state", "address", "metrics")
+BLOCKERS: Final = ("full", "waits_for")
+"""What a host and a worker say when they cannot go on, in their own words."""
+
 NEIGHBOURS_MAX: Final = 3
 """Programs that the warning about a shared user id names."""
 
@@ -173,9 +176,7 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
         for stage in STAGES:
             value = figures.get(stage)
             found.lag[stage] += value if isinstance(value, int) else 0
-    for key in ("full", "blocked"):
-        if said.get(key):
-            found.blocked.append(f"{name}: {said[key]}")
+    found.blocked += [f"{name}: {said[key]}" for key in BLOCKERS if said.get(key)]
 
 
 def _bytes(files: Iterable[Path]) -> int:

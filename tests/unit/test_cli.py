@@ -217,11 +217,11 @@ def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) ->
     figures = {"spooled": 10, "sealed": 8, "sent": 6, "stored": 4}
     say(home, "broker")
     say(home, "store", state="starting")
-    say(home, "work-1", blocked="the store is away")
+    say(home, "work-1", waits_for="the store: is away")
     say(home, "enforce-1", **figures, adopted={"replay-1": figures}, full="outbox at its limit", policy_digest="d")
     found = status.collect(home, Config())
     assert found.lag == {"spooled": 20, "sealed": 16, "sent": 12, "stored": 8}
-    assert found.blocked == ["work-1: the store is away", "enforce-1: outbox at its limit"]
+    assert found.blocked == ["work-1: the store: is away", "enforce-1: outbox at its limit"]
     assert [p["name"] for p in found.processes] == ["broker", "store", "work-1", "enforce-1"]
     assert found.policy_digest == "d"
     assert not found.ready
