@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 from schemas.errors import OperatorFault
 from schemas.vocabulary import shown
 
-_SPACE: Final = r"[\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|//[^\n\r]*"
-_TOKEN: Final = re.compile(
-    rf"(?P<space>(?:{_SPACE})+)"
-    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r'|(?P<string>"(?:[^"\\]|\\[^\n])*")'
+_SPACE: Final = r"[\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]++|//[^\n\r]*+"
+_TOKEN: Final = re.compile(  # possessive (`*+`): a file of 4 MiB that is one string must not cost a gigabyte to go back in
+    rf"(?P<space>(?:{_SPACE})++)"
+    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*+)"
+    r'|(?P<string>"(?:[^"\\]++|\\[^\n])*+")'
     r"|(?P<slot>\?[A-Za-z_][A-Za-z0-9_]*)"
     r"|(?P<number>[0-9]+)"
     r"|(?P<sign>::|==|!=|<=|>=|&&|\|\||[@(){}\[\];:,.=<>!+*/-])"

@@ -1,6 +1,8 @@
 """Policy files: what is accepted and what it means, and every refusal with its place."""
 
+import contextlib
 import dataclasses
+import tracemalloc
 
 import pytest
 
@@ -8,7 +10,7 @@ from pipeline.policy.compile import compile_set
 from pipeline.policy.lex import Source
 from schemas.bundle import Constraint, Rule
 from schemas.errors import OperatorFault
-from schemas.limits import NAME_BYTES_MAX, RESOURCE_BYTES_MAX
+from schemas.limits import MIB, NAME_BYTES_MAX, RESOURCE_BYTES_MAX
 
 ANY: Constraint = ("any",)
 
@@ -340,3 +342,20 @@ def test_every_message_is_one_line() -> None:
 
 def test_a_rule_has_no_field_that_the_compiler_leaves_out() -> None:
     assert {field.name for field in dataclasses.fields(Rule)} == {"id", "forbid", "principal", "action", "resource"}
+
+
+LARGE = ('permit(principal == A::"' + "a" * MIB, "// note\n" * (MIB // 8), '@a("' + "\\n" * (MIB // 2))
+
+
+@pytest.mark.parametrize("text", LARGE, ids=("a string", "comments", "escapes"))
+def test_a_large_file_is_read_in_memory_of_its_own_size(text: str) -> None:
+    """A pattern that can go back keeps a state for every character: 200 bytes and more for each."""
+    source = Source("a.cedar", text)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(OperatorFault):
+            compile_set([source])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB
