@@ -184,8 +184,8 @@ class Pump:
     # -- what the process calls --------------------------------------------------------------------------------------
 
     async def clock(self) -> None:
-        """Cut the batch when it has waited long enough; for ever."""
-        while True:
+        """Cut the batch when it has waited long enough, until this worker must end."""
+        while not self._ended.done():  # a batch stays due then: going on would never give the loop back
             due = self._batch.due_ns()
             if due is None:
                 self._filled.clear()
@@ -196,6 +196,7 @@ class Pump:
                 await asyncio.sleep(wait_s)
                 continue
             await self._landed()
+            await self._open.wait()
             async with self._turn:
                 if self._may_start() and self._batch.due(time.monotonic_ns()):
                     self._start()
