@@ -148,6 +148,7 @@ class Disk:
             if not change.whole and os.path.exists(change.path):
                 os.truncate(change.path, os.path.getsize(change.path) // 2)
         self._volatile.clear()
+        self.operations += 1
         self._story.fault("power loss", f"{undone} changes undone")
         if undone:
             self._story.seen["power loss undoes a change"] += 1

@@ -4,40 +4,22 @@ What the link does with asyncio (send, take answers, listen) is done here in sin
 process may die before any operation on the disk, and between any two steps.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from enforcers.host import doors as shipped_doors
-from enforcers.host import engine as shipped_engine
 from enforcers.host.engine import Engine
 from enforcers.host.link import Link
-from ext.spool import SpoolWriter
 from schemas.config import Config
 from schemas.home import Home
 from schemas.process import Lock
 from schemas.records import make_boot
-from tests.sim.disk import Disk
-from tests.sim.doors import Pen
 from tests.sim.kafka import BUDGET_BYTES, Broker, Producer
 from tests.sim.rules import Truth
 from tests.sim.story import Died, Story
 
 NAME = "enforce-1"
-
-
-def in_simulated_time(stack: ExitStack, story: Story, disk: Disk, truth: Truth) -> None:
-    """The shipped engine and doors ask this story's clock, and bury dead doors with a `Pen`."""
-
-    def pen(folder: str, boot: int, *sizes: int) -> Pen:
-        return Pen(disk, truth, boot, SpoolWriter(folder, boot, *sizes))
-
-    stack.enter_context(patch.object(shipped_engine, "time", story.clock))
-    stack.enter_context(patch.object(shipped_doors, "time", story.clock))
-    stack.enter_context(patch.object(shipped_doors, "SpoolWriter", pen))
 
 
 class Host:

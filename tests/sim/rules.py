@@ -6,7 +6,7 @@
     trim        a record leaves spool and outbox only when it is in the table       (after each step)
     frontier    nobody is told of more than the table has                           (after each step)
     offsets     an offset is committed only when its frame is in the table          (at each commit)
-    drain       only a worker that lost its place while it was stopped is fenced    (at each refusal)
+    drain       who holds its place is fenced by no other that holds its own        (at each refusal)
     starts      a host starts on whatever a crash left                              (at each start)
     ends        healed, everything is stored within a bounded time                  (at the end)
     whole       every record that was written is in the table                       (at the end)
@@ -49,12 +49,20 @@ class DoorTruth:
 
     written: dict[int, Written] = field(default_factory=dict)
     stored: set[int] = field(default_factory=set)
-    stored_to: int = 0
-    """1 .. this are all stored."""
+    kept: set[int] = field(default_factory=set)
+    """In the table, or in a dead letter that is."""
+    kept_to: int = 0
+    """1 .. this are all kept."""
     open: dict[int, bytes] = field(default_factory=dict)
     """Calls that have no end yet, while it lives; what it left open, once it is dead."""
     dead: bool = False
     lost: list[int] = field(default_factory=list)
+
+    def keep(self, seq: int) -> None:
+        """The store has this record from now on."""
+        self.kept.add(seq)
+        while self.kept_to + 1 in self.kept:
+            self.kept_to += 1
 
 
 class Truth:
@@ -64,7 +72,11 @@ class Truth:
         self.doors: dict[int, DoorTruth] = {}
         self.frontier: dict[Lane, int] = {}
         self._sent: dict[tuple[Lane, int], bytes] = {}
-        self._frames: dict[tuple[Lane, int], bytes] = {}
+        self.put_off: set[tuple[Lane, int]] = set()
+        """Frames that intake has put off: their hosts send them again."""
+        self.letters: dict[bytes, list[tuple[int, int]]] = {}
+        """SHA-256 of a frame of ours that a worker could not read -> (boot, seq) of its records."""
+        self._frames: set[tuple[Lane, int, bool]] = set()
         self._boxes: dict[tuple[str, int], BoxHead | None] = {}
         self._segments: dict[int, list[str]] = {}
 
@@ -89,19 +101,27 @@ class Truth:
         if found != door.written[seq]:
             raise Broken("as written", f"record {boot:016x}/{seq} is {found}, was {door.written[seq]}")
         door.stored.add(seq)
-        while door.stored_to + 1 in door.stored:
-            door.stored_to += 1
+        door.keep(seq)
 
     def frame_sent(self, lane: Lane, frame_no: int, data: bytes) -> None:
         """The host gives a frame to Kafka."""
         if self._sent.setdefault((lane, frame_no), data) != data:
             raise Broken("same bytes", f"frame {frame_no} of lane {lane.text} was sent with other bytes before")
 
-    def frame_stored(self, lane: Lane, frame_no: int, digest: bytes, flag: str) -> None:
-        """A row of a frame is in the table."""
-        if (lane, frame_no) in self._frames:
+    def is_ours(self, lane: Lane, frame_no: int, data: bytes) -> bool:
+        """Whether the host has sent just these bytes under this number."""
+        return self._sent.get((lane, frame_no)) == data
+
+    def frame_stored(self, lane: Lane, frame_no: int, *, dead: bool) -> None:
+        """A row of a frame is in the table. A frame that was dead at first may be read later."""
+        if {(lane, frame_no, dead), (lane, frame_no, False)} & self._frames:
             raise Broken("once", f"frame {frame_no} of lane {lane.text} is in the table twice")
-        self._frames[lane, frame_no] = digest
+        self._frames.add((lane, frame_no, dead))
+
+    def letter_kept(self, digest: bytes) -> None:
+        """A dead letter is in its table, with all its bytes."""
+        for boot, seq in self.letters.get(digest, ()):
+            self.doors[boot].keep(seq)
 
     # -- after each step ---------------------------------------------------------------------------------------------
 
@@ -125,10 +145,10 @@ class Truth:
                 sealed[cut.boot].append((cut.first, cut.last))
         for boot, door in self.doors.items():
             in_spool = _first_seq(host / "doors" / f"{boot:016x}", segments[boot])
-            for seq in range(door.stored_to + 1, len(door.written) + 1):
+            for seq in range(door.kept_to + 1, len(door.written) + 1):
                 if in_spool is not None and seq >= in_spool:
                     break
-                if seq not in door.stored and not any(first <= seq <= last for first, last in sealed[boot]):
+                if seq not in door.kept and not any(first <= seq <= last for first, last in sealed[boot]):
                     raise Broken("trim", f"record {boot:016x}/{seq} is in no spool, no box and not in the table")
 
     def frontier_told(self, lane: Lane, frame_no: int, stored: int, who: str) -> None:
@@ -138,7 +158,7 @@ class Truth:
 
     def door_told(self, boot: int, seq: int) -> None:
         """Rule `frontier`, for a door: the host says that its records up to `seq` are stored."""
-        have = self.doors[boot].stored_to
+        have = self.doors[boot].kept_to
         if seq > have:
             raise Broken("frontier", f"the host: door {boot:016x} is stored up to {seq}, the table has {have}")
 
@@ -148,8 +168,8 @@ class Truth:
         """Records that are not in the table."""
         return sum(len(door.written) - len(door.stored) for door in self.doors.values())
 
-    def judge(self, previous: Mapping[Lane, Mapping[int, tuple[bytes, bytes]]]) -> None:
-        """The rules of the end. `previous`: for each lane its frames in the table, number -> (digest, previous)."""
+    def judge(self, table: Mapping[Lane, Mapping[int, tuple[bytes, bytes]]]) -> None:
+        """The rules of the end. `table`: for each lane its frames, number -> (digest, previous)."""
         for boot, door in self.doors.items():
             if len(door.stored) != len(door.written):
                 gone = sorted(door.written.keys() - door.stored)
@@ -157,7 +177,7 @@ class Truth:
             expected = sorted(door.open) if door.dead else []
             if sorted(door.lost) != expected:
                 raise Broken("lost", f"door {boot:016x} left {expected} open, {sorted(door.lost)} are recorded as lost")
-        for lane, frames in previous.items():
+        for lane, frames in table.items():
             if sorted(frames) != list(range(1, len(frames) + 1)):
                 raise Broken("lanes", f"lane {lane.text} has frames {sorted(frames)}")
             before = NO_FRAME

@@ -20,26 +20,27 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.config import Config, Enforcer, Kafka
+from schemas.config import Worker as Work
 from schemas.errors import OperatorFault, SpoolFull
 from schemas.home import Home
 from schemas.process import private_dir
-from tests.sim import attacks
+from tests.sim import attacks, shipped
 from tests.sim import host as hosts
 from tests.sim.disk import AILMENTS, Disk
 from tests.sim.doors import Door
+from tests.sim.group import Group
 from tests.sim.host import Host
 from tests.sim.kafka import Broker
 from tests.sim.rules import Truth
 from tests.sim.store import Store
 from tests.sim.story import Broken, Died, Story
-from tests.sim.worker import Group
 
-STEPS = 150
+STEPS = 200
 PARTITIONS = 2
 SLOTS = ("work-1", "work-2")
 DRAIN_ROUNDS_MAX = 400
 FAULTS = ("doors die", "host dies", "power", "disk", "store", "send", "broker", "workers die", "zombies", "rebalance",
-          "frontiers", "attacks")  # fmt: skip
+          "frontiers", "attacks", "old workers")  # fmt: skip
 
 HOST_KEY = Ed25519PrivateKey.from_private_bytes(b"the simulated host's frame key..")
 WORKER_KEYS = {slot: Ed25519PrivateKey.from_private_bytes(slot.encode().ljust(32, b".")) for slot in SLOTS}
@@ -78,6 +79,7 @@ class World:
                 segment_bytes=1 << 15, spool_bytes=story.pick((1 << 16, 3 << 15, 1 << 20)), spool_reserved_bytes=1 << 14,
                 outbox_bytes=story.pick((8_000, 30_000, 1 << 20)), frame_records=story.pick((3, 8, 40)), resend_ms=400,
             ),
+            worker=Work(batch_records=story.pick((20, 60, 200)), quiet_ms=150, insert_timeout_s=2),
         )  # fmt: skip
         self.disk = Disk(root, story)
         self.broker = Broker(story, PARTITIONS, embedded=not self.config.kafka.servers)
@@ -85,12 +87,13 @@ class World:
         self.wire: list[tuple[int, int, bytes]] = []
         self.doors: list[Door] = []
         self.host: Host | None = None
-        self.group = Group(story, self.truth, self.broker, self.store, self.home, WORKER_KEYS)
+        self.group = Group(story, self.truth, self.broker, self.store, self.home, self.config, WORKER_KEYS)
         self._stack = ExitStack()
+        self._looked_at = 0
 
     def __enter__(self) -> "World":
         self._stack.enter_context(self.disk)
-        hosts.in_simulated_time(self._stack, self.story, self.disk, self.truth)
+        shipped.enter(self._stack, self.story, self.disk, self.truth, self._worker_is_old)
         logging.disable(logging.CRITICAL)
         self._stack.callback(logging.disable, logging.NOTSET)
         return self
@@ -98,6 +101,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         if self.host is not None:
             self.host.die()
+        self.group.end()
         self._stack.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -106,6 +110,9 @@ class World:
         for _ in range(STEPS):
             self.step()
         self.heal_and_drain()
+
+    def _worker_is_old(self) -> bool:
+        return "old workers" in self.faults and self.story.chance(0.1)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +124,9 @@ class World:
         self._check()
 
     def _check(self) -> None:
-        self.truth.look(hosts.folder(self.home))
+        if self.disk.operations != self._looked_at:
+            self._looked_at = self.disk.operations
+            self.truth.look(hosts.folder(self.home))
         if self.host is not None:
             self.host.check(self.store.frontier)
 
@@ -201,7 +210,7 @@ class World:
             return
         host.heard = min(host.heard, len(stored))  # the topic was compacted, or is a new one
         if host.heard == len(stored):
-            if self.story.chance(0.2):
+            if self.story.chance(0.03):
                 host.heard = 0  # a new consumer starts at the beginning
                 self.story.fault("frontiers heard again")
             return
@@ -233,14 +242,25 @@ class World:
         self._host_dies()
         self.disk.power_loss()
 
-    def _disk_changes(self) -> None:
-        if "disk" in self.faults:
-            self.disk.ails = self.story.pick(("", "", *AILMENTS))
-
-    def _broker_changes(self) -> None:
+    def _repair(self) -> None:
+        """Somebody puts right what is broken, one thing at a time."""
         if not self.broker.up:
             self.broker.start()
-        elif "broker" in self.faults:
+        elif not self.store.up:
+            self.store.up = True
+            self.story.tell("store up")
+        elif self.disk.ails:
+            self.disk.ails = ""
+            self.story.tell("disk repaired")
+        else:
+            self.store.ails = False
+
+    def _disk_fails(self) -> None:
+        if "disk" in self.faults:
+            self.disk.ails = self.story.pick(AILMENTS)
+
+    def _broker_fails(self) -> None:
+        if "broker" in self.faults and self.broker.up:
             self.broker.stop()
 
     def _wire_delivers(self) -> None:
@@ -253,16 +273,19 @@ class World:
         if not self.broker.embedded:
             self.broker.compact()
 
-    def _store_changes(self) -> None:
+    def _store_fails(self) -> None:
         if "store" in self.faults:
-            self.store.up = not self.store.up or self.story.chance(0.6)
-            self.store.ails = self.story.chance(0.5)
-            if not self.store.up:
+            if self.story.chance(0.3):
+                self.store.up = False
                 self.story.fault("store down")
+            else:
+                self.store.ails = True
 
     def _store_works(self) -> None:
         if self.store.inbox:
             self.store.execute(self.story.pick(self.store.inbox))
+        elif self.story.chance(0.5):
+            self.store.late()
 
     def _group_works(self) -> None:
         self.group.work()
@@ -286,13 +309,16 @@ class World:
             self.broker.start()
         if self.host is not None:
             self.host.faulty = False
+        self.group.heal()
         for door in self.doors:
             door.die()
         self.doors.clear()
         for _ in range(DRAIN_ROUNDS_MAX):
             self._round()
-            if self.host is not None and self.host.engine.drained() and not self.truth.missing():
-                break
+            if self.host is not None and self.host.engine.drained():
+                if not self.truth.missing():
+                    break
+                self._letters_retried()
         else:
             left = self.host.engine.figures() if self.host is not None else {}
             raise Broken("ends", f"{self.truth.missing()} records are not stored after {DRAIN_ROUNDS_MAX} rounds; host {left}")
@@ -313,6 +339,13 @@ class World:
             self._hear()
         self._check()
 
+    def _letters_retried(self) -> None:
+        """What `wardline deadletter retry` does, once the workers have learned to read: their bytes go to Kafka again."""
+        for digest in sorted(self.truth.letters.keys() & self.store.letters.keys()):
+            partition, data = self.store.letters[digest]
+            self.story.fault("dead letter retried")
+            self.broker.produce(self.broker.identity, partition, data)
+
     def _judge(self) -> None:
         self._host_dies()
         self._host_starts()  # what was stored and forgotten stays so
@@ -320,28 +353,27 @@ class World:
         assert self.host is not None
         if self.host.engine.lanes.unstored() > 0:
             self.story.tell("a box waits to be trimmed")
-        self.truth.judge(
-            self.store.frames
-        )
+        table = self.store.frames.items()
+        self.truth.judge({lane: {n: (row.digest, row.previous) for n, row in frames.items()} for lane, frames in table})
 
 
 World._actions = {
-    World._doors_work: 22,
+    World._doors_work: 20,
     World._door_ends: 4,
-    World._seal: 16,
-    World._send: 12,
-    World._answer: 16,
-    World._hear: 12,
-    World._group_works: 34,
-    World._store_works: 12,
+    World._seal: 18,
+    World._send: 14,
+    World._answer: 20,
+    World._hear: 16,
+    World._group_works: 44,
+    World._store_works: 30,
     World._group_changes: 5,
     World._host_killed: 2,
     World._power_fails: 1,
-    World._disk_changes: 3,
-    World._broker_changes: 3,
-    World._wire_delivers: 3,
-    World._frontiers_compacted: 1,
-    World._store_changes: 4,
+    World._disk_fails: 2,
+    World._broker_fails: 1,
+    World._store_fails: 4,
+    World._repair: 10,
+    World._wire_delivers: 4,
+    World._frontiers_compacted: 2,
     World._attacker: 4,
 }
-
