@@ -22,7 +22,7 @@ DIRECTIVES = {
 }
 
 
-class build_ext(_build_ext):  # noqa: N801 - setuptools looks the command up under this name
+class build_ext(_build_ext):  # type: ignore[misc]
     """Compile every `ext/*.pyx` with the project's directives."""
 
     def finalize_options(self) -> None:

@@ -1,35 +1,23 @@
 """The command `wardline`: its parser, and the last place where an error becomes one line."""
 
 import argparse
-import importlib
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Final, NoReturn
 
+from pipeline.cli import deadletter, policy, processes, replay, sql, status, up
 from pipeline.cli.common import home_option
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
-MODULES: Final = ("up", "status", "replay", "sql", "policy", "deadletter", "processes")
-
+MODULES: Final = (up, status, replay, sql, policy, deadletter, processes)
+"""In the order of `wardline --help`."""
 
 CRASHED: Final = 1
 """Exit code of a process that may do better when it is started again."""
-
-
-def _modules() -> list[ModuleType]:
-    found = []
-    for name in MODULES:
-        try:
-            found.append(importlib.import_module(f"pipeline.cli.{name}"))
-        except ImportError as fault:
-            if os.environ.get("WARDLINE_DEBUG"):
-                print(f"wardline: {name} is not there yet: {fault}", file=sys.stderr)
-    return found
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     parser.set_defaults(process=False)
     common = home_option()
-    for module in _modules():
+    for module in MODULES:
         module.register(commands, common)
     return parser
 
