@@ -70,7 +70,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     show.set_defaults(run=run_show)
 
     retry = inner.add_parser("retry", parents=[where], help="send their bytes to the workers again", allow_abbrev=False)
-    retry.add_argument("ids", nargs="*", metavar="ID")
+    retry.add_argument("ids", nargs="*", metavar="ID", help="SHA-256 of the bytes, or its first 8 digits or more")
     retry.add_argument("--all", action="store_true", help="each that was not retried yet")
     add_kafka(retry)
     retry.set_defaults(run=run_retry)

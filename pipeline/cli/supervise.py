@@ -153,20 +153,28 @@ class Supervisor:
 
     def _spawn(self, child: Child) -> None:
         environment = os.environ | {"WARDLINE_PARENT": str(os.getpid())}
-        output: int | None = None
-        if self._logged:
-            path = self._log(child)
-            rotate(path)
-            output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        output = self._open_log(child) if self._logged else None
         try:
             child.process = subprocess.Popen(
                 command_of(child), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
+        except OSError as fault:  # no memory or no process left: that passes, and whoever lives goes on
+            child.due = time.monotonic() + DELAY_MAX_S
+            self._say(f"{child.name} cannot be started: {fault.strerror}; trying again in {DELAY_MAX_S:.0f} s")
         finally:
             if output is not None:
                 os.close(output)
         child.started = time.monotonic()
+
+    def _open_log(self, child: Child) -> int:
+        path = self._log(child)
+        rotate(path)
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as fault:  # a full disk: better a process without a log than a log without a process
+            self._say(f"{path}: cannot be opened: {fault.strerror}")
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 

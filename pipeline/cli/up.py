@@ -89,7 +89,10 @@ def run_up(args: argparse.Namespace) -> int:
             print(_welcome(home, config, args, children), flush=True)
         elif name == "stopping":
             print("stopping: what is recorded is stored first (Ctrl-C again forces)", flush=True)
-        write_run_file(path, said)  # last: whoever waits for it finds the addresses printed
+        try:
+            write_run_file(path, said)  # last: whoever waits for it finds the addresses printed
+        except OSError as fault:  # a full disk: what runs goes on, and `status` sees an older word of ours
+            _say(f"{path}: cannot be written: {fault.strerror}")
 
     try:
         code = Supervisor(home, children, _say).run(state)

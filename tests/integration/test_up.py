@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_everything_starts_is_kept_alive_and_stops_on_one_ctrl_c(wardline: Wardl
     secrets = [*root.glob("keys/*/*.key"), *root.glob("secrets/*")]
     assert len(secrets) >= 4
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+
+    # each answers Prometheus
+    for p in status["processes"]:
+        with urllib.request.urlopen(f"http://{p['metrics']}/metrics", timeout=10) as answer:
+            assert b"process_resident_memory_bytes" in answer.read(), p["name"]
 
     # the second `up` says who holds the home
     done = wardline.run("up", check=False)

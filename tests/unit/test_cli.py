@@ -461,3 +461,10 @@ def test_a_log_is_bounded_and_its_writer_goes_on(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "a.log.1").read_bytes() == b"x" * 101
     assert last_line(path) == "next"
     assert last_line(tmp_path / "none") == ""
+
+
+def test_a_child_whose_log_cannot_be_opened_starts_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story(tmp_path, monkeypatch, {"a": (0, "time.sleep(60)")})
+    (tmp_path / "log" / "a.log").mkdir(parents=True)  # no file can be opened there, whoever asks
+    assert story.run_until(lambda: "ready" in story.states) == 0
+    assert story.lines == [f"{tmp_path}/log/a.log: cannot be opened: Is a directory"]
