@@ -29,10 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = _Parser(
-        prog="wardline", description="Egress governance for AI agents: decide, record, prove.", allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
-    )  # fmt: skip
+    parser = _Parser(prog="wardline", description="Egress governance for AI agents: decide, record, prove.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     parser.set_defaults(process=False)
     common = home_option()

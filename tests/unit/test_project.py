@@ -22,7 +22,7 @@ from pipeline.cli.common import PACKAGES, refuse_strangers
 from pipeline.cli.main import build_parser
 from schemas.config import SECTIONS
 from schemas.errors import OperatorFault
-from tests.support.data import REPOSITORY
+from tests.support.data import NO_DATA, REPOSITORY
 
 KERNELS = sorted(path.stem for path in (REPOSITORY / "ext").glob("*.pyx"))
 
@@ -272,3 +272,14 @@ def test_the_command_line_starts_without_the_engines() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("reason", "code"), [(NO_DATA, 0), ("it is too hard", 1)])
+def test_a_skip_that_nobody_allowed_fails_the_run(tmp_path: Path, reason: str, code: int) -> None:
+    (tmp_path / "test_one.py").write_text(f"import pytest\ndef test_it(): pass\ndef test_other(): pytest.skip({reason!r})\n")
+    settings = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(tmp_path / "none.ini")]
+    command = [sys.executable, "-m", "pytest", *settings]
+    (tmp_path / "none.ini").write_text("[pytest]\n")
+    done = subprocess.run([*command, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("SKIPPED WITHOUT LEAVE" in done.stdout) == bool(code)
