@@ -9,6 +9,7 @@ The process lives for the whole run; a test that kills it, or that needs an empt
 
 import contextlib
 import hashlib
+import json
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import clickhouse_connect
 import pyarrow as pa
 import pytest
 
-from schemas.config import load_config
+from schemas.config import Config, load_config
 from schemas.home import Home
 from schemas.layout import VERDICT_UNSAID
 from schemas.links import store_link
@@ -40,6 +41,7 @@ class Store:
     def __init__(self, wardline: Wardline) -> None:
         self.wardline = wardline
         self.home: Home = wardline.home
+        self.config: Config = load_config(wardline.home.config)
         self.database = "wardline"
         self._clients: dict[str, Any] = {}
         self._epochs: dict[int, int] = {}
@@ -47,7 +49,7 @@ class Store:
     @property
     def url(self) -> str:
         """http://HOST:PORT of the process that runs now."""
-        link = store_link(self.home, load_config(self.home.config), "reader")
+        link = store_link(self.home, self.config, "reader")
         return f"http://{link.host}:{link.port}"
 
     @property
@@ -55,13 +57,17 @@ class Store:
         """Its process."""
         return self.wardline.pid("store")
 
+    def said(self) -> dict[str, Any]:
+        """Its run file."""
+        return dict(json.loads(self.home.run_file("store").read_bytes()))
+
     def password(self, user: str) -> str:
         """Of `writer` or `reader`."""
         return self.home.password(user).read_text().strip()
 
     def connect(self, user: str, **options: Any) -> Any:
         """A client of its own."""
-        link = store_link(self.home, load_config(self.home.config), user)
+        link = store_link(self.home, self.config, user)
         return clickhouse_connect.get_client(**(link.options() | {"database": self.database} | options))
 
     def client(self, user: str = "reader") -> Any:
@@ -125,13 +131,14 @@ class Store:
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         self.wardline.kill("store")
-        self._forget()
+        self.forget()
 
     def start(self) -> None:
         """Start it again."""
         self.wardline.start("store")
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let the kept clients go: the process will have another address."""
         for client in self._clients.values():
             with contextlib.suppress(Exception):
                 client.close()
@@ -147,7 +154,7 @@ def running(root: Path, config: str = "") -> Iterator[Store]:
         try:
             yield store
         finally:
-            store._forget()
+            store.forget()
 
 
 @pytest.fixture(scope="session")

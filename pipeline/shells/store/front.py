@@ -151,10 +151,15 @@ class Front:
         text += b"\n" if text else b""
         before = len(text)
         text += body.head(max(0, QUERY_BYTES_MAX + 1 - before))
-        whole = len(text) == before + body.size
-        statement = self._guard.analyse(text, writer=request.writer, whole=whole and len(text) <= QUERY_BYTES_MAX)
-        if statement.data is None and not (whole and len(text) <= QUERY_BYTES_MAX):
-            raise Refusal(TOO_LARGE, f"the query has more than {QUERY_BYTES_MAX} bytes")
+        whole = len(text) == before + body.size and len(text) <= QUERY_BYTES_MAX
+        too_long = Refusal(TOO_LARGE, f"the query has more than {QUERY_BYTES_MAX} bytes")
+        try:
+            statement = self._guard.analyse(text, writer=request.writer, whole=whole)
+        except Refusal as refusal:
+            # a text that was cut is no statement
+            raise (refusal if whole or refusal.code != SYNTAX_ERROR[0] else too_long) from None
+        if statement.data is None and not whole:
+            raise too_long
         try:
             if statement.reads:
                 ask = self._ask(request, statement, text.decode())
