@@ -31,8 +31,11 @@ MISS_FLAT_MAX: Final = 3.0
 SIZES: Final = (10, 100, 1_000)
 QUESTIONS: Final = 1_000
 TURNS: Final = 41
+PART: Final = 100
+"""Questions in one go of a loop: the two loops alternate by parts, so that what empties the caches meets both."""
+
 ROUNDS: Final = 8
-"""Times that each loop goes over all questions in one turn, where the texts are the same."""
+"""Times that a loop goes over its part, where the texts are the same."""
 
 AGENTS: Final = 40
 GROUPS: Final = 8
@@ -122,14 +125,16 @@ def cached(matcher: Matcher, links: int, fresh: bool) -> tuple[list[float], list
     table: dict[Question, object] = {key: matcher.decide(*one) for key, one in zip(keys(asked), asked, strict=True)}
     misses = matcher.misses
     ours, theirs = [], []
-    rounds = 1 if fresh else ROUNDS
-    for turn in range(2 * TURNS):  # who goes first changes; texts are copied right before, so that both find them as near
-        now = copied(asked) if fresh else asked
-        if turn % 4 in (0, 3):
-            ours.append(loop_decide(matcher, now, rounds))
-        else:
-            now = keys(now)
-            theirs.append(loop_dict(table, now, rounds))
+    for _ in range(TURNS):
+        sums = [0.0, 0.0]
+        for number, begins in enumerate(range(0, QUESTIONS, PART)):
+            part = asked[begins : begins + PART]
+            for which in (0, 1) if number % 2 else (1, 0):
+                now = copied(part) if fresh else part
+                now, rounds = now if which == 0 else keys(now), 1 if fresh else ROUNDS
+                sums[which] += loop_decide(matcher, now, rounds) if which == 0 else loop_dict(table, now, rounds)
+        ours.append(sums[0] * PART / QUESTIONS)
+        theirs.append(sums[1] * PART / QUESTIONS)
     assert matcher.misses == misses, "a question was not in the cache"
     return ours, theirs
 

@@ -8,7 +8,7 @@ side is walked: the node's edges, or the entity's keys. Scope tests cannot fail,
 does not apply, and nothing is lost by not looking at it.
 
 A **hit** is one probe of a table of fixed size: a hash over the texts' own (seeded) hashes, then the texts themselves are
-compared. Four places per hash, taken in turn. Texts of a call are kept there alone, and only short ones: whoever chooses them
+compared. Eight places per hash, taken in turn. Texts of a call are kept there alone, and only short ones: whoever chooses them
 can push others out, which costs those a miss, and cannot make it grow.
 """
 
@@ -31,8 +31,8 @@ from schemas.records import Decision, Verdict
 from schemas.vocabulary import implied_parents, parse_uid
 
 cdef enum:
-    WAYS = 4
-    SETS = 4096
+    WAYS = 8
+    SETS = 2048
     KEY_CHARS_MAX = 1024    # texts of one question, all together: a longer one is decided and not kept
     BECAUSE_MAX = 256       # policies that determined it: the same
     ANY_KEY = 1             # the first key; 0 says that no policy uses it
