@@ -32,7 +32,7 @@ setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml $(KERNELS)
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	  echo "wardline: needs Python 3.11 or newer, found $$(python3 --version 2>&1 | head -n 1); name one with: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	  echo "wardline: needs Python 3.11 or newer, found $$("$(or $(PYTHON),python3)" --version 2>/dev/null || echo none); name one with: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
 	@for tool in gcc g++; do command -v $$tool >/dev/null || { \
 	  echo "wardline: needs $$tool to compile its kernels (Debian: apt install build-essential)" >&2; exit 2; }; done
 	@"$(PYTHON)" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { \
