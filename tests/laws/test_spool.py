@@ -253,8 +253,12 @@ def test_no_limit_is_passed_and_none_holds_for_ever(segments_max: int, reserved:
                     try_to(number, words, step)
             assert sum(path.stat().st_size for path in folder.iterdir()) <= limit
         for number in range(3):
-            if not try_to(number, 2_048, "plain"):
+            # the first refusal may begin a segment, so that the reader can leave the one before it in the next look
+            for _ in range(2):
+                if try_to(number, 2_048, "plain"):
+                    break
                 read(1 << 20)
+            else:
                 assert try_to(number, 2_048, "plain"), "everything is read, so there is room"
         read(1 << 20)
         assert seen == accepted
