@@ -110,6 +110,11 @@ class Site:
                  " uniqExactIf((enforcer, call_seq, partition, seq), boot = 0) FROM TABLE WHERE MINE")  # fmt: skip
         return self.sql(query)[0]
 
+    def doubled(self) -> list[tuple[object, ...]]:
+        """Frames that are in the table more than once: lane, number, when they were inserted, their offsets."""
+        columns = "partition, seq, groupArray(toString(ingested)), groupArray(frame_offset), uniqExact(frame_digest)"
+        return self.sql(f"SELECT {columns} FROM TABLE WHERE MINE AND boot = 0 GROUP BY partition, seq HAVING count() > 1")
+
     def letters(self) -> list[tuple[object, ...]]:
         """The dead letters among what this test has sent."""
         columns = "reason, partition, length(data), state"

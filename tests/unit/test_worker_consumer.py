@@ -56,6 +56,7 @@ class Bench:
         self.committed: dict[TP, int | None] = {CALLS: None}
         self.earliest: dict[TP, int] = {CALLS: 0}
         self.acked: list[Any] = []
+        self.sought: list[dict[TP, int]] = []
 
         async def crash(fault: BaseException) -> None:
             self.crashes.append(fault)
@@ -70,10 +71,13 @@ class Bench:
         async def earliest_offsets(*tps: TP) -> dict[TP, int]:
             return {tp: self.earliest[tp] for tp in tps}
 
+        async def seek_wait(offsets: dict[TP, int]) -> None:
+            self.sought.append(offsets)
+
         for name, value in (
             ("_commit", commit), ("seek_to_committed", seek_to_committed), ("earliest_offsets", earliest_offsets),
             ("assignment", lambda: set(self.committed)), ("_on_partitions_revoked", nothing),
-            ("_on_partitions_assigned", nothing), ("highwater", lambda tp: 100), ("_seek", nothing),
+            ("_on_partitions_assigned", nothing), ("seek_wait", seek_wait), ("highwater", lambda tp: 100), ("_seek", nothing),
         ):  # fmt: skip
             monkeypatch.setattr(self.consumer, name, value)
         monkeypatch.setattr(self.app, "crash", crash)
@@ -167,6 +171,29 @@ async def test_with_no_commit_delivery_begins_at_the_earliest_offset(bench: Benc
     bench.ack(a)
     assert await bench.commit() == {CALLS: 8}
     assert not bench.crashes
+
+
+@script
+async def test_a_partition_without_a_commit_is_read_from_its_start_again(bench: Bench) -> None:
+    """Faust leaves it where it was, and what it had fetched would never come again."""
+    bench.committed[OTHER] = 5
+    bench.earliest[OTHER] = 0
+    await bench.deliver(0, 1)
+    bench.sought.clear()
+    await bench.consumer.perform_seek()
+    assert bench.sought == [{CALLS: 0}]
+    await bench.deliver(0, 1)
+    assert bench.delivered == [0, 1, 0, 1]
+
+
+@script
+async def test_the_reader_does_not_seek(bench: Bench) -> None:
+    """It would for a fetch that ended during a rebalance, and might come late, among what is being delivered already."""
+    await bench.deliver(0, 1)
+    bench.consumer._reader = asyncio.current_task()
+    await bench.consumer.perform_seek()
+    await bench.deliver(0, 1, 2)
+    assert bench.delivered == [0, 1, 2]
 
 
 @script
