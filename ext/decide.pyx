@@ -8,13 +8,13 @@ side is walked: the node's edges, or the entity's keys. Scope tests cannot fail,
 does not apply, and nothing is lost by not looking at it.
 
 A **hit** is one probe of a table of fixed size: a hash over the texts' own (seeded) hashes, then the texts themselves are
-compared. Eight places per hash, taken in turn. Texts of a call are kept there alone, and only short ones: whoever chooses them
-can push others out, which costs those a miss, and cannot make it grow.
+compared, all in one piece of memory. Eight places per hash, taken in turn. Texts of a call are kept there alone, and only short
+ones: whoever chooses them can push others out, which costs those a miss, and cannot make it grow.
 """
 
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyObject_Hash
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_GET_LENGTH, PyUnicode_READ_CHAR
 from cython.operator cimport dereference
@@ -22,6 +22,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libcpp.algorithm cimport sort
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
+
+from ext.questions cimport Head, Place, bytes_of, drop, matched, written
 
 import hashlib
 from schemas.bundle import parse_bundle
@@ -33,19 +35,16 @@ from schemas.vocabulary import implied_parents, parse_uid
 cdef enum:
     WAYS = 8
     SETS = 2048
-    KEY_CHARS_MAX = 1024    # texts of one question, all together: a longer one is decided and not kept
+    KEY_BYTES_MAX = 1024    # texts of one question, as they lie in memory: a longer one is decided and not kept
     BECAUSE_MAX = 256       # policies that determined it: the same
     ANY_KEY = 1             # the first key; 0 says that no policy uses it
     ROOT = 0
 
 cdef Py_ssize_t UID_CHARS_MAX = STRING_BYTES_MAX
 
-cdef struct Slot:
-    uint64_t tag
-    PyObject* links
-    PyObject* action
-    PyObject* resource
-    PyObject* decision      # NULL: an empty place
+cdef struct Places:         # two cache lines
+    uint64_t tags[WAYS]
+    Place* at[WAYS]         # NULL: empty
 
 cdef struct Edge:
     uint32_t key
@@ -132,7 +131,7 @@ cdef class Matcher:
     cdef readonly str digest
     cdef readonly uint64_t policies, misses, cached
     cdef bint busy
-    cdef Slot* slots
+    cdef Places* table
     cdef uint32_t turn
     cdef Keys principals, actions, resources
     cdef dict uids, types               # what the bundle names -> its number, from 1
@@ -153,8 +152,8 @@ cdef class Matcher:
         known = parse_bundle(bundle)
         if known.encode() != bundle:
             raise OperatorFault(f"these {len(bundle)} bytes are not the canonical spelling of their policy bundle")
-        self.slots = <Slot*>PyMem_Calloc(SETS * WAYS, sizeof(Slot))
-        if self.slots == NULL:
+        self.table = <Places*>PyMem_Calloc(SETS, sizeof(Places))
+        if self.table == NULL:
             raise MemoryError()
         self.digest = hashlib.sha256(bundle).hexdigest()
         self.identity = Decision(reason="identity", policy_digest=self.digest)
@@ -181,11 +180,11 @@ cdef class Matcher:
         self.walked.resize(self.up.size())
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        if self.slots != NULL:
+        cdef int i
+        if self.table != NULL:
             for i in range(SETS * WAYS):
-                drop(self.slots[i])
-            PyMem_Free(self.slots)
+                drop(self.table[i // WAYS].at[i % WAYS])
+            PyMem_Free(self.table)
 
     cdef uint32_t new_node(self):
         self.edges.resize(self.edges.size() + 1)
@@ -241,23 +240,27 @@ cdef class Matcher:
     def decide(self, tuple links not None, str action not None, str resource not None, /):
         """The decision for `links` (principal uids) doing `action` to `resource`. Raises TypeError for a link that is no str."""
         cdef uint64_t h = mixed(PyObject_Hash(action), PyObject_Hash(resource))
-        cdef Py_ssize_t i, n = PyTuple_GET_SIZE(links)
+        cdef Py_ssize_t i, k, n = PyTuple_GET_SIZE(links)
         cdef PyObject* link
-        cdef Slot* slot
+        cdef Places* places
+        cdef const char* at
         for i in range(n):
             link = <PyObject*>PyTuple_GET_ITEM(links, i)
             if not PyUnicode_CheckExact(<object>link):
                 raise TypeError(f"a link is a str, not {type(<object>link).__name__}")
             h = mixed(h, PyObject_Hash(<object>link))
-        slot = &self.slots[(h % SETS) * WAYS]
+        places = &self.table[h % SETS]
         for i in range(WAYS):
-            if (slot[i].tag == h and slot[i].decision != NULL and <str>slot[i].action == action
-                    and <str>slot[i].resource == resource and (slot[i].links == <PyObject*>links or <tuple>slot[i].links == links)):
-                return <object>slot[i].decision
+            if places.tags[i] == h and places.at[i] != NULL and places.at[i].links == n:
+                at = matched(matched(<const char*>(places.at[i] + 1), action), resource)
+                for k in range(n):
+                    at = matched(at, <str>PyTuple_GET_ITEM(links, k))
+                if at != NULL:
+                    return <object>places.at[i].decision
         return self.miss(links, action, resource, h)
 
     cdef object miss(self, tuple links, str action, str resource, uint64_t h):
-        cdef Py_ssize_t chars = PyUnicode_GET_LENGTH(action) + PyUnicode_GET_LENGTH(resource)
+        cdef size_t size = bytes_of(action) + bytes_of(resource)
         if self.busy:   # another thread is inside, in a call to the vocabulary: its entity is not ours
             raise RuntimeError("one matcher is asked by one thread at a time")
         self.misses += 1
@@ -267,25 +270,30 @@ cdef class Matcher:
         finally:
             self.busy = False
         for link in links:
-            chars += PyUnicode_GET_LENGTH(link)
-        if chars <= KEY_CHARS_MAX and answer is not self.identity and len(answer.because) <= BECAUSE_MAX:
-            self.keep(links, action, resource, h, answer)
+            size += bytes_of(link)
+        if size <= KEY_BYTES_MAX and answer is not self.identity and len(answer.because) <= BECAUSE_MAX:
+            self.keep(links, action, resource, h, answer, size)
         return answer
 
-    cdef int keep(self, tuple links, str action, str resource, uint64_t h, object answer) except -1:
-        cdef Slot* slot = &self.slots[(h % SETS) * WAYS]
-        cdef Slot old
+    cdef int keep(self, tuple links, str action, str resource, uint64_t h, object answer, size_t size) except -1:
+        cdef Places* places = &self.table[h % SETS]
+        cdef Place* place = <Place*>PyMem_Malloc(sizeof(Place) + (PyTuple_GET_SIZE(links) + 2) * sizeof(Head) + size)
         cdef uint32_t way = 0
-        while way < WAYS and slot[way].decision != NULL:
+        cdef char* at
+        if place == NULL:
+            raise MemoryError()
+        Py_INCREF(answer)
+        place.decision, place.links = <PyObject*>answer, PyTuple_GET_SIZE(links)
+        at = written(written(<char*>(place + 1), action), resource)
+        for link in links:
+            at = written(at, link)
+        while way < WAYS and places.at[way] != NULL:
             way += 1
         self.cached += way < WAYS
         self.turn += 1
-        slot = &slot[way if way < WAYS else self.turn % WAYS]
-        Py_INCREF(links); Py_INCREF(action); Py_INCREF(resource); Py_INCREF(answer)
-        old = slot[0]
-        slot.tag, slot.links, slot.action = h, <PyObject*>links, <PyObject*>action
-        slot.resource, slot.decision = <PyObject*>resource, <PyObject*>answer
-        drop(old)
+        way = way if way < WAYS else self.turn % WAYS
+        drop(places.at[way])
+        places.tags[way], places.at[way] = h, place
         return 0
 
     cdef object worked_out(self, tuple links, str action, str resource):
@@ -389,10 +397,3 @@ cdef class Matcher:
             else:
                 self.visit_implied(parent)
         return 0
-
-
-cdef inline void drop(Slot slot):
-    Py_XDECREF(slot.links)
-    Py_XDECREF(slot.action)
-    Py_XDECREF(slot.resource)
-    Py_XDECREF(slot.decision)

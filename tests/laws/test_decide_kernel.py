@@ -16,7 +16,7 @@ AGENT = 'Agent::"a"'
 CALL = 'Action::"mcp:tools/call"'
 TOOL = 'Tool::"s/t"'
 CACHE_MAX = 16_384
-KEY_CHARS_MAX = 1024
+KEY_BYTES_MAX = 1024
 BECAUSE_MAX = 256
 
 PERMIT = Rule(id="p", forbid=False, resource=("in", 'McpServer::"s"'))
@@ -58,14 +58,13 @@ def test_the_cache_stays_bounded_and_right_under_a_flood_of_new_texts() -> None:
     assert 0.95 * CACHE_MAX < one.cached <= CACHE_MAX
 
 
-def test_texts_that_were_pushed_out_are_let_go() -> None:
+def test_no_text_of_a_call_is_held() -> None:
     one = matcher(PERMIT)
     action = copy_of(CALL)
     before = sys.getrefcount(action)
     for number in range(3 * CACHE_MAX):
         one.decide((AGENT,), action, f'Tool::"s/{number}"')
-    assert sys.getrefcount(action) == before + one.cached <= before + CACHE_MAX
-    del one
+    assert one.cached > 0.9 * CACHE_MAX
     assert sys.getrefcount(action) == before
 
 
@@ -85,11 +84,13 @@ def test_a_decision_is_kept_up_to_256_policies(more: int) -> None:
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_question_is_kept_up_to_1024_characters(more: int) -> None:
+@pytest.mark.parametrize("letter", ["t", "é", "€", "😀"])
+def test_a_question_is_kept_up_to_1024_bytes(letter: str, more: int) -> None:
     one = matcher(PERMIT)
     links = ('Agent::"x"', 'Agent::"y"')
-    spent = sum(map(len, links)) + len(CALL) + len('Tool::"s/"')
-    tool = f'Tool::"s/{"t" * (KEY_CHARS_MAX - spent + more)}"'
+    width = {"t": 1, "é": 1, "€": 2, "😀": 4}[letter]  # of each character of a text that has this one
+    room = (KEY_BYTES_MAX - sum(map(len, links)) - len(CALL)) // width
+    tool = f'Tool::"s/{letter * (room - 10 + more)}"'
     for _ in range(2):
         assert one.decide(links, CALL, tool).reason == "permit"
     assert (one.cached, one.misses) == ((1, 1) if not more else (0, 2))

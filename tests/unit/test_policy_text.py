@@ -61,6 +61,7 @@ SCOPES: dict[str, tuple[str, tuple[Constraint, Constraint, Constraint]]] = {
         "// ;\nprincipal//\r\n,\u00a0action\u2003, // ) \n resource // last\n",
         (ANY, ANY, ANY),
     ),
+    "a comment that a carriage return ends": ("principal, action // c\r, resource", (ANY, ANY, ANY)),
     "every escape, in its one spelling": (
         r"""principal == A::"\0\t\n\r\"\'\\\x7f\x41\u{e9}\u{1_F600}\u{1F}", action, resource""",
         (("==", 'A::"\\0\\t\\n\\r\\"\'\\\\\\u{7f}Aé😀\\u{1f}"'), ANY, ANY),
