@@ -108,6 +108,8 @@ class _Replay:
         self._spooler: Spooler | None = None
         self._door: ReplayDoor | None = None
         self._ticked = 0.0
+        self._known = False
+        """Whether we know how far the run has come: a door that died says so only when it is adopted."""
 
     def run(self) -> int:
         """Do what is to do; returns the exit code."""
@@ -163,7 +165,7 @@ class _Replay:
             # that door died with a call open: its host seals what it wrote and records the call as lost
             self._wait(f"waiting for door {left[0].boot} of {left[0].host} to be adopted")
         progress.save()
-        counts.before = progress.done()
+        counts.before, self._known = progress.done(), True
         if counts.before < counts.lines:
             self._call_all(counts.before)
         called = time.monotonic()
@@ -228,9 +230,12 @@ class _Replay:
     def _matcher(self) -> Matcher:
         path = Path(self._host.bundle)
         try:
-            return Matcher(path.read_bytes())
+            matcher = Matcher(path.read_bytes())
         except OSError as fault:
             raise OperatorFault(f"{path}: cannot be read: {(fault.strerror or str(fault)).lower()}") from fault
+        if not matcher.policies:
+            self._view.tell(f"{self._home.policies} has no policy, so every call is refused")
+        return matcher
 
     def _open(self, boot: int) -> Spooler:
         while True:
@@ -293,4 +298,7 @@ class _Replay:
     def _say_how_to_go_on(self) -> None:
         done, lines = self._counts.done, self._counts.lines
         words = f"{called_as()} replay {shlex.quote(self._args.file)} --resume{home_words(self._home)}"
-        print(f"wardline: stopped behind line {done:,} of {lines:,}; to go on: {words}", file=sys.stderr)
+        where = f"behind line {done:,} of {lines:,}" if self._known else "before the first call"
+        if done == lines:
+            where = f"with all {lines:,} lines called, before everything was known to be stored"
+        print(f"wardline: stopped {where}; to go on: {words}", file=sys.stderr)

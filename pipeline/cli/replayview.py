@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 LINE_FIRST_S: Final = 1.0
 LINE_S: Final = 5.0
+SAME_LINE_S: Final = 60.0
+"""How often a line comes again that says nothing new."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class View:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._status = ""
+        self._status = self._line = ""
         self._begun = self._printed = 0.0
         self._bars = (
             Progress(
@@ -105,10 +107,10 @@ class View:
             self._bars.update(self._storing, completed=counts.stored, total=counts.records or None)
             return
         now = time.monotonic()
-        if now - self._begun < LINE_FIRST_S or now - self._printed < LINE_S:
-            return
-        self._printed = now
         waits = f"; {self._status}" if self._status else ""
-        self.tell(
-            f"{counts.done:,} of {counts.lines:,} lines called, {counts.stored:,} of {counts.records:,} records stored{waits}"
-        )
+        stored = f"{counts.stored:,} of {counts.records:,} records stored"
+        line = f"{counts.done:,} of {counts.lines:,} lines called, {stored}{waits}"
+        if now - self._begun < LINE_FIRST_S or now - self._printed < (LINE_S if line != self._line else SAME_LINE_S):
+            return
+        self._printed, self._line = now, line
+        self.tell(line)

@@ -96,7 +96,7 @@ def test_the_frames_have_each_line_as_cedar_decides_it(home: Wardline) -> None:
     wait_called(home, 1000)
     assert leave(process) == 130
     said = home.said("replay")
-    assert "stopped behind line 1,000 of 1,000; to go on: " in said
+    assert "stopped with all 1,000 lines called, before everything was known to be stored; to go on: " in said
     records = sealed(home.home)
     verdicts, ended = cedar(SAMPLE), ends(records)
     assert set(verdicts.values()) == {Verdict.ALLOW, Verdict.DENY}
@@ -268,6 +268,14 @@ def test_an_empty_file_has_nothing_to_call(home: Wardline, tmp_path: Path) -> No
 def test_policies_that_do_not_compile_are_said_by_name(home: Wardline) -> None:
     home.write_policies("permit (principal, action, resource", "00-bad.cedar")
     assert "00-bad.cedar:1:" in refused(home, str(SAMPLE))
+
+
+def test_a_home_without_policies_refuses_every_call_and_says_so(wardline: Wardline) -> None:
+    process = wardline.popen("replay", str(SAMPLE))
+    wait_called(wardline, 1000)
+    leave(process)
+    assert f"wardline: {wardline.home.policies} has no policy, so every call is refused\n" in wardline.said("replay")
+    assert {(r["verdict"], r["reason"], r["outcome"]) for r in done(wardline)} == {(Verdict.DENY, "no-permit", Outcome.REFUSED)}
 
 
 def test_one_process_at_a_time_replays_a_file(home: Wardline) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.cli import replayview
 from pipeline.cli.replay import rate
 from pipeline.cli.replayhost import ReplayHost
-from pipeline.cli.replayview import LINE_S, Counts, View
+from pipeline.cli.replayview import LINE_S, SAME_LINE_S, Counts, View
 from schemas.errors import OperatorFault
 from schemas.home import Home
 from schemas.process import Lock
@@ -77,12 +77,17 @@ def test_without_a_terminal_there_is_a_line_now_and_then(capsys: pytest.CaptureF
         view.status("waiting: no room")
         view.update()
         view.tell("host replay-1 was killed")
+        clock.now += LINE_S
+        view.update()
+        clock.now += SAME_LINE_S - LINE_S
+        view.update()
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "wardline: 1,234 of 9,000 lines called, 2,000 of 2,468 records stored",
         "wardline: 1,234 of 9,000 lines called, 2,000 of 2,468 records stored; waiting: no room",
         "wardline: host replay-1 was killed",
+        "wardline: 1,234 of 9,000 lines called, 2,000 of 2,468 records stored; waiting: no room",
     ]
 
 
