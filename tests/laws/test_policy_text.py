@@ -18,7 +18,8 @@ PIECES = (
     "permit", "forbid", "principal", "action", "resource", "==", "in", "is", "!=", "=", "::", "(", ")", "[", "]", ",", ";", "@",
     "@id", '("x")', '"x"', '"\\x41"', '"\\q"', '"', "A", "Agent", 'A::"b"', 'Action::"a"', "Action", "if", "true", "has",
     "like", "__cedar", "?principal", "?resource", "when { true }", "unless { false }", "//", "\n", "\r", "'", "12", "-", "{",
-    "}", ".", ":", "é", "\u00a0", "\x1f", "&&", "permit(principal, action, resource);", "\\", "/*", 'in [Action::"a"]', "is A in",
+    "}", ".", ":", "é", "\u00a0", "\x1f", "&&", "permit(principal, action, resource);", "\\", "/*", 'in [Action::"a"]',
+    "is A in",
 )  # fmt: skip
 
 OURS = (
