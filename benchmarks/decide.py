@@ -125,6 +125,7 @@ def cached(matcher: Matcher, links: int, fresh: bool) -> tuple[list[float], list
     asked = questions(links)
     table: dict[Question, object] = {key: matcher.decide(*one) for key, one in zip(keys(asked), asked, strict=True)}
     misses = matcher.misses
+    rounds = 1 if fresh else ROUNDS
     ours, theirs = [], []
     for _ in range(TURNS):
         sums = [0.0, 0.0]
@@ -132,8 +133,10 @@ def cached(matcher: Matcher, links: int, fresh: bool) -> tuple[list[float], list
             part = asked[begins : begins + PART]
             for which in (0, 1) if number % 2 else (1, 0):
                 now = copied(part) if fresh else part
-                now, rounds = now if which == 0 else keys(now), 1 if fresh else ROUNDS
-                sums[which] += loop_decide(matcher, now, rounds) if which == 0 else loop_dict(table, now, rounds)
+                if which == 0:
+                    sums[0] += loop_decide(matcher, now, rounds)
+                else:
+                    sums[1] += loop_dict(table, keys(now), rounds)
         ours.append(sums[0] * PART / QUESTIONS)
         theirs.append(sums[1] * PART / QUESTIONS)
     assert matcher.misses == misses, "a question was not in the cache"
@@ -219,9 +222,9 @@ def main(argv: list[str]) -> int:
             ours, theirs = cached(matcher, links, fresh)
             per_turn = [a / b for a, b in zip(ours, theirs, strict=True)]
             ratio = statistics.median(per_turn)
-            limit = "no limit" if fresh else f"limit {RATIO_MAX}"
+            said = "no limit" if fresh else f"limit {RATIO_MAX}"
             print(f"{size:>6} policies  cached, {label:<12} {spread(ours)} ns, dict.get {spread(theirs)} ns, "
-                  f"ratio {spread(per_turn, 2)}, {limit}")  # fmt: skip
+                  f"ratio {spread(per_turn, 2)}, {said}")  # fmt: skip
             if not fresh:
                 ratios.setdefault(label, []).append(ratio)
                 sound &= ratio <= RATIO_MAX
