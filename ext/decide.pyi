@@ -23,7 +23,7 @@ class Matcher:
         """The AND over `links` (principal uids) of Cedar's decision for `action` on `resource` (uids).
 
         A forbid of any link denies (`forbid`, with the ids that forbid); else every link needs a permit (`no-permit` where one
-        has none, without ids); else it is allowed (`permit`, with the ids that permit any link). No links, and a text that is no
-        uid in its one spelling: denied (`identity`). Raises TypeError for anything but a tuple of str and two str, RuntimeError
-        when another thread is inside: one matcher serves one thread at a time.
+        has none, without ids); else it is allowed (`permit`, with the ids that permit any link). No links, and a text that is
+        no uid in its one spelling: denied (`identity`). Raises TypeError for anything but a tuple of str and two str,
+        RuntimeError when another thread is inside: one matcher serves one thread at a time.
         """
