@@ -2,11 +2,9 @@
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 from tests.sim.story import Broken
-from tests.sim.world import World, in_memory
+from tests.sim.world import World, scratch
 
 
 def main() -> int:
@@ -15,7 +13,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="which history (default 0)")
     seed = parser.parse_args().seed
     broken = ""
-    with tempfile.TemporaryDirectory(dir=in_memory()) as folder, World(seed, Path(folder) / "world") as world:
+    with scratch() as folder, World(seed, folder) as world:
         try:
             world.run()
         except Broken as fault:

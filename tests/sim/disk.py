@@ -19,7 +19,7 @@ from tests.sim.story import Died, Story
 AILMENTS = ("no space", "sync fails", "folder sync fails")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Change:
     """One rename or removal that a loss of power may undo."""
 
@@ -27,8 +27,11 @@ class _Change:
     path: str
     before: str | None
     """A second link to what stood there; None when nothing did."""
+    inode: int
     whole: bool
     """Whether the bytes that were moved in are on the disk."""
+    durable: bool = False
+    """Whether its folder was synced: it cannot be undone any more, but its bytes may still be missing."""
 
 
 class Disk:
@@ -100,9 +103,13 @@ class Disk:
             self._story.fault(self.ails)
             raise OSError(errno.EIO, "Input/output error")
         if folder:
-            self._volatile = [change for change in self._volatile if change.folder != found.st_ino]
+            for change in self._volatile:
+                change.durable = change.durable or change.folder == found.st_ino
         else:
             self._synced.add(found.st_ino)
+            for change in self._volatile:
+                change.whole = change.whole or change.inode == found.st_ino
+        self._volatile = [change for change in self._volatile if not (change.durable and change.whole)]
 
     def _replace(self, source: Any, target: Any, **options: Any) -> None:
         if not self._ours(target):
@@ -112,7 +119,7 @@ class Disk:
         inode = os.stat(source).st_ino
         before = self._keep(os.fspath(target)) if os.path.exists(target) else None
         self._real["replace"](source, target, **options)
-        self._remember(os.fspath(target), before, inode in self._synced)
+        self._remember(os.fspath(target), before, inode, inode in self._synced)
         self._synced.discard(inode)
 
     def _unlink(self, path: Any, **options: Any) -> None:
@@ -121,9 +128,10 @@ class Disk:
             return
         self.step("removal")
         before = self._keep(os.fspath(path))
-        self._synced.discard(os.stat(path).st_ino)
+        inode = os.stat(path).st_ino
+        self._synced.discard(inode)
         self._real["unlink"](path, **options)
-        self._remember(os.fspath(path), before, True)
+        self._remember(os.fspath(path), before, inode, True)
 
     def _keep(self, path: str) -> str:
         self._kept += 1
@@ -131,21 +139,22 @@ class Disk:
         os.link(path, kept)
         return kept
 
-    def _remember(self, path: str, before: str | None, whole: bool) -> None:
+    def _remember(self, path: str, before: str | None, inode: int, whole: bool) -> None:
         folder = os.stat(os.path.dirname(path)).st_ino
-        self._volatile.append(_Change(folder=folder, path=path, before=before, whole=whole))
+        self._volatile.append(_Change(folder=folder, path=path, before=before, inode=inode, whole=whole))
 
     def power_loss(self) -> None:
         """Undo the newest of the changes that were not synced, as many as the seed says."""
-        undone = self._story.random.randint(0, len(self._volatile))
-        kept = self._volatile[: len(self._volatile) - undone]
-        for change in reversed(self._volatile[len(kept) :]):
+        loose = [change for change in self._volatile if not change.durable]
+        undone = self._story.random.randint(0, len(loose))
+        gone = loose[len(loose) - undone :]
+        for change in reversed(gone):
             if os.path.exists(change.path):
                 self._real["unlink"](change.path)
             if change.before is not None:
                 os.link(change.before, change.path)
-        for change in kept:
-            if not change.whole and os.path.exists(change.path):
+        for change in self._volatile:
+            if change not in gone and not change.whole and os.path.exists(change.path):
                 os.truncate(change.path, os.path.getsize(change.path) // 2)
         self._volatile.clear()
         self.operations += 1

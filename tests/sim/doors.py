@@ -16,7 +16,7 @@ from tests.sim.disk import Disk
 from tests.sim.rules import DoorTruth, Truth, Written
 from tests.sim.story import Died, Story
 
-TEXT_BYTES_MAX = 2_000
+TEXT_BYTES_MAX = 4_000
 CALL, OUTCOME, TRACE = 1, 5, 18
 """Positions of `call_seq`, `outcome` and `trace_id` among the arguments of `append`."""
 
@@ -48,7 +48,7 @@ class Door:
 
     def work(self) -> None:
         """A few calls begin, go on or end."""
-        for _ in range(self._story.random.randint(1, 6)):
+        for _ in range(self._story.random.randint(1, 8)):
             opened = self._said.open
             if opened and self._story.chance(0.55):
                 call = self._story.pick(sorted(opened))

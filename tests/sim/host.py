@@ -20,6 +20,8 @@ from tests.sim.rules import Truth
 from tests.sim.story import Died, Story
 
 NAME = "enforce-1"
+SENT_AT_ONCE = 64
+"""Frames that a producer has in hand at most, as in the shipped link."""
 
 
 class Host:
@@ -33,7 +35,7 @@ class Host:
         self._truth = truth
         self._broker = broker
         self._wire = wire
-        self.faulty = True
+        self.sends_badly = self.may_die = False
         self.heard = 0
         boot = make_boot(int(story.clock.time()), story.random.getrandbits(32))
         lock = Lock(home.host(NAME) / "lock")
@@ -55,7 +57,9 @@ class Host:
             self._story.fault("nothing can be sealed", self.engine.full.rpartition(": ")[2])
         if cut is None:
             return
-        if self._story.chance(0.05) and self.faulty:
+        for frame in cut.frames:
+            self._truth.frame_sealed(frame.head.lane, frame.head.frame_no, frame.digest)
+        if self.may_die and self._story.chance(0.05):
             self._story.fault("died between box and commit")
             raise Died
         self.engine.commit(cut)
@@ -72,9 +76,9 @@ class Host:
             self.engine.lanes.broker_is_new()
         self._known_broker = broker.identity
         if self._producer is None:
-            self._producer = Producer(self._story, broker, self._wire, faulty=self.faulty)
+            self._producer = Producer(self._story, broker, self._wire, faulty=self.sends_badly)
         budget = BUDGET_BYTES if broker.embedded else None
-        left = self._story.random.randint(1, 12)
+        left = self._story.random.randint(1, 12) if self.sends_badly else SENT_AT_ONCE
         for ref in self.engine.lanes.due(self._story.clock.monotonic_ns(), budget):
             self.engine.lanes.sent(ref)
             data = self.engine.outbox.frame(ref)
@@ -100,6 +104,10 @@ class Host:
         else:
             self.engine.lanes.failed(ref)
             self._throw_away()
+
+    def waits_for_answers(self) -> bool:
+        """Whether the producer has something in hand."""
+        return self._producer is not None and bool(self._producer.hand)
 
     def _throw_away(self) -> None:
         if self._producer is not None:

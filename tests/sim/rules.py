@@ -2,12 +2,13 @@
 
     once        each record and each frame is in the table once                     (at each insert)
     as written  a stored record says what its door wrote                            (at each insert)
-    same bytes  what is sent again under a number is byte for byte what was sent    (at each send)
+    same bytes  a frame's number stands for the same bytes for ever                 (at each cut and send)
     trim        a record leaves spool and outbox only when it is in the table       (after each step)
     frontier    nobody is told of more than the table has                           (after each step)
     offsets     an offset is committed only when its frame is in the table          (at each commit)
     drain       who holds its place is fenced by no other that holds its own        (at each refusal)
     starts      a host starts on whatever a crash left                              (at each start)
+    runs        the shipped code meets no error that it does not foresee            (at each step)
     ends        healed, everything is stored within a bounded time                  (at the end)
     whole       every record that was written is in the table                       (at the end)
     lost        each call that a dead door left open ends `lost`, once; no other    (at the end)
@@ -71,6 +72,9 @@ class Truth:
     def __init__(self) -> None:
         self.doors: dict[int, DoorTruth] = {}
         self.frontier: dict[Lane, int] = {}
+        self.broken: Broken | None = None
+        """What was seen to be broken where raising would end a worker only: the world raises it."""
+        self._sealed: dict[tuple[Lane, int], bytes] = {}
         self._sent: dict[tuple[Lane, int], bytes] = {}
         self.put_off: set[tuple[Lane, int]] = set()
         """Frames that intake has put off: their hosts send them again."""
@@ -102,6 +106,11 @@ class Truth:
             raise Broken("as written", f"record {boot:016x}/{seq} is {found}, was {door.written[seq]}")
         door.stored.add(seq)
         door.keep(seq)
+
+    def frame_sealed(self, lane: Lane, frame_no: int, digest: bytes) -> None:
+        """A box with this frame is on the disk."""
+        if self._sealed.setdefault((lane, frame_no), digest) != digest:
+            raise Broken("same bytes", f"frame {frame_no} of lane {lane.text} is sealed with other records than before")
 
     def frame_sent(self, lane: Lane, frame_no: int, data: bytes) -> None:
         """The host gives a frame to Kafka."""
@@ -155,6 +164,13 @@ class Truth:
         """Rule `frontier`: `who` says or believes that a lane is stored up to `frame_no`; the table has it up to `stored`."""
         if frame_no > stored:
             raise Broken("frontier", f"{who}: lane {lane.text} is stored up to {frame_no}, the table has {stored}")
+
+    def worker_told(self, lane: Lane, frame_no: int, stored: int, who: str) -> None:
+        """Rule `frontier`, for what a worker says: its pump would take our word for a defect of its own, and end."""
+        try:
+            self.frontier_told(lane, frame_no, stored, who)
+        except Broken as fault:
+            self.broken = self.broken or fault
 
     def door_told(self, boot: int, seq: int) -> None:
         """Rule `frontier`, for a door: the host says that its records up to `seq` are stored."""

@@ -46,7 +46,6 @@ class Store:
     def __init__(self, story: Story, truth: Truth) -> None:
         self.up = True
         self.ails = False
-        self.checks_fence = True
         self.inbox: list[Request] = []
         self.frames: dict[Lane, dict[int, FrameRow]] = defaultdict(dict)
         self.letters: dict[bytes, tuple[int, bytes]] = {}
@@ -146,7 +145,7 @@ class Store:
         return n
 
     def _insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
-        if self.checks_fence and any(self._epochs[partition] != epoch for partition, epoch in owned.items()):
+        if any(self._epochs[partition] != epoch for partition, epoch in owned.items()):
             raise Fenced("another worker has taken a partition of this one")
         if token in self._tokens:
             self._story.fault("token known")

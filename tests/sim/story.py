@@ -12,6 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 START_S = 1_700_000_000
+ASKED_MAX = 100_000
 
 
 class Died(BaseException):
@@ -31,20 +32,33 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ns = 1_000_000_000
+        self.spun = False
+        """Whether somebody has asked without end and not let time pass: on a real machine it would use a core for ever."""
+        self._asked = 0
 
     def pass_ms(self, ms: int) -> None:
+        """Only the world lets time pass."""
         self.now_ns += ms * 1_000_000
+        self._asked = 0
 
     def monotonic(self) -> float:
-        return self.now_ns / 1e9
+        """Seconds."""
+        return self.monotonic_ns() / 1e9
 
     def monotonic_ns(self) -> int:
+        """Nanoseconds. Raises Broken when the question comes for the hundred thousandth time in one moment."""
+        self._asked += 1
+        if self._asked > ASKED_MAX:
+            self.spun, self._asked = True, 0
+            raise Broken("ends", "somebody goes round and round and lets nobody else run")
         return self.now_ns
 
     def time(self) -> float:
+        """Seconds since 1970."""
         return START_S + self.now_ns / 1e9
 
     def time_ns(self) -> int:
+        """Nanoseconds since 1970."""
         return START_S * 1_000_000_000 + self.now_ns
 
 
@@ -58,6 +72,7 @@ class Story:
         self.seen: Counter[str] = Counter()
 
     def tell(self, text: str) -> None:
+        """Something happened."""
         self.events.append(text)
 
     def fault(self, kind: str, text: str = "") -> None:
@@ -66,7 +81,9 @@ class Story:
         self.events.append(f"! {kind} {text}".rstrip())
 
     def chance(self, share: float) -> bool:
+        """True in that share of cases."""
         return self.random.random() < share
 
     def pick(self, choices: Sequence[T]) -> T:
+        """One of them."""
         return choices[self.random.randrange(len(choices))]

@@ -115,6 +115,7 @@ class Worker:
         self._requests: list[Request] = []
         self._events: deque[Event] = deque()
         self._loop = Loop(story.clock)
+        self._loop.set_exception_handler(lambda *_: None)  # what a task dies of shows in the rules, not on the screen
         self._tasks: list[asyncio.Task[Any]] = []
         self._trust = Trust(home.trusted("hosts"))
         self._spawn(self._main(config))
@@ -165,13 +166,13 @@ class Worker:
 
     def say(self, lane: Lane, frame_no: int) -> None:
         """A frontier, to be published soon."""
-        self._truth.frontier_told(lane, frame_no, self._store.frontier(lane), self.name)
+        self._truth.worker_told(lane, frame_no, self._store.frontier(lane), self.name)
         self._saying[lane] = max(frame_no, self._saying.get(lane, 0))
 
     def wake(self, digest: str) -> None:
         """A dead letter is in the store."""
         if bytes.fromhex(digest) not in self._store.letters:
-            raise Broken("offsets", f"{self.name} acknowledges a dead letter that is not kept")
+            self._truth.broken = Broken("offsets", f"{self.name} acknowledges a dead letter that is not kept")
 
     def publish(self) -> None:
         """What the herald does: the latest frontier of each lane, signed."""
@@ -216,7 +217,7 @@ class Worker:
 
     def work(self) -> None:
         """Some messages come, time passes, frontiers are published: one of them, or all."""
-        if self.lost_place and self._story.chance(0.3):
+        if self.lost_place and self._story.chance(0.1):
             self._leave("the group does not know it any more")
         elif self._broker.up and self._broker.identity != self._identity:
             self._leave("the broker is another one")

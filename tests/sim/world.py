@@ -11,9 +11,9 @@ step `Truth` is asked. `heal_and_drain` turns all faults off and lets everything
 
 import logging
 import os
-import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -38,7 +38,7 @@ from tests.sim.story import Broken, Died, Story
 STEPS = 200
 PARTITIONS = 2
 SLOTS = ("work-1", "work-2")
-DRAIN_ROUNDS_MAX = 400
+DRAIN_ROUNDS_MAX = 200
 FAULTS = ("doors die", "host dies", "power", "disk", "store", "send", "broker", "workers die", "zombies", "rebalance",
           "frontiers", "attacks", "old workers")  # fmt: skip
 
@@ -53,9 +53,11 @@ def _pem(key: Ed25519PrivateKey) -> bytes:
 PINS = [("hosts", hosts.NAME, _pem(HOST_KEY)), *(("workers", slot, _pem(key)) for slot, key in WORKER_KEYS.items())]
 
 
-def in_memory() -> str | None:
-    """A folder in memory, where there is one: the disk under a history is the `Disk`, not the machine's."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for one history, in memory where that can be: the disk under it is the `Disk`, not the machine's."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder) / "world"
 
 
 class World:
@@ -103,7 +105,6 @@ class World:
             self.host.die()
         self.group.end()
         self._stack.close()
-        shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self) -> None:
         """The whole history. Raises Broken, naming the rule, when something does not hold."""
@@ -120,10 +121,19 @@ class World:
         """One thing happens."""
         self.story.clock.pass_ms(self.story.pick((1, 5, 20, 60, 200)))
         actions = self._actions
-        self.story.random.choices(list(actions), list(actions.values()))[0](self)
+        try:
+            self.story.random.choices(list(actions), list(actions.values()))[0](self)
+        except Broken:
+            raise
+        except Exception as fault:
+            raise Broken("runs", f"{type(fault).__name__}: {fault}") from fault
         self._check()
 
     def _check(self) -> None:
+        if self.truth.broken is not None:
+            raise self.truth.broken
+        if self.story.clock.spun:
+            raise Broken("ends", "somebody goes round and round and lets nobody else run")
         if self.disk.operations != self._looked_at:
             self._looked_at = self.disk.operations
             self.truth.look(hosts.folder(self.home))
@@ -160,13 +170,15 @@ class World:
         self._forget_dead_doors()
 
     def _as_process(self, act: Callable[[], None], die: Callable[[], None]) -> None:
-        """Let something run that may die before any of its disk operations."""
-        if "host dies" in self.faults and self.story.chance(0.15):
-            self.disk.arm(self.story.random.randrange(14))
+        """Let something run that may die before any of its disk operations, alone or with the whole machine."""
+        if self.faults & {"host dies", "power"} and self.story.chance(0.15):
+            self.disk.arm(self.story.random.randrange(10))
         try:
             act()
         except Died:
             die()
+            if "power" in self.faults and self.story.chance(0.5):
+                self._power_fails()
         finally:
             self.disk.arm(None)
 
@@ -184,7 +196,8 @@ class World:
             raise Broken("starts", str(fault).replace(str(self.root), "")) from fault
         except AssertionError as fault:
             raise Broken("starts", f"assertion: {fault}") from fault
-        self.host.faulty = "send" in self.faults
+        self.host.sends_badly = "send" in self.faults
+        self.host.may_die = "host dies" in self.faults
 
     def _host_dies(self) -> None:
         if self.host is not None:
@@ -237,7 +250,8 @@ class World:
         if "power" not in self.faults:
             return
         for door in self.doors:
-            door.die()
+            if not self.truth.doors[door.boot].dead:
+                door.die()
         self.doors.clear()
         self._host_dies()
         self.disk.power_loss()
@@ -308,7 +322,7 @@ class World:
         if not self.broker.up:
             self.broker.start()
         if self.host is not None:
-            self.host.faulty = False
+            self.host.sends_badly = self.host.may_die = False
         self.group.heal()
         for door in self.doors:
             door.die()
@@ -325,17 +339,24 @@ class World:
         self._judge()
 
     def _round(self) -> None:
-        self.story.clock.pass_ms(100)
+        try:
+            self._all_work()
+        except Broken:
+            raise
+        except Exception as fault:
+            raise Broken("runs", f"{type(fault).__name__}: {fault}") from fault
+
+    def _all_work(self) -> None:
+        self.story.clock.pass_ms(300)
         for _ in range(3):
             self._wire_delivers()
             self._store_works()
         self._host_works(Host.seal)
-        for _ in range(4):
-            self._host_works(Host.send)
-        for _ in range(30):
+        self._host_works(Host.send)
+        while self.host is not None and self.host.waits_for_answers():
             self._answer()
         self.group.run_quietly()
-        for _ in range(10):
+        while self.host is not None and self.host.heard < len(self.broker.stored):
             self._hear()
         self._check()
 
@@ -366,10 +387,10 @@ World._actions = {
     World._hear: 16,
     World._group_works: 44,
     World._store_works: 30,
-    World._group_changes: 5,
+    World._group_changes: 8,
     World._host_killed: 2,
     World._power_fails: 1,
-    World._disk_fails: 2,
+    World._disk_fails: 3,
     World._broker_fails: 1,
     World._store_fails: 4,
     World._repair: 10,
