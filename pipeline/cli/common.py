@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from schemas.config import Config, load_config
 from schemas.errors import OperatorFault
@@ -82,10 +83,13 @@ def config_of(args: argparse.Namespace, home: Home) -> Config:
             kafka = said.get("kafka") if kafka is None else kafka
             clickhouse = said.get("clickhouse") if clickhouse is None else clickhouse
     if kafka:
-        check_servers(kafka)
         config = dataclasses.replace(config, kafka=dataclasses.replace(config.kafka, servers=kafka))
     if clickhouse:
         config = dataclasses.replace(config, clickhouse=dataclasses.replace(config.clickhouse, url=clickhouse))
+    if config.kafka.servers:
+        check_servers(config.kafka.servers)
+    if config.clickhouse.url:
+        check_url(config.clickhouse.url)
     return config
 
 
@@ -95,6 +99,19 @@ def check_servers(servers: str) -> None:
         host, _, port = part.strip().rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
             raise OperatorFault(f"kafka.servers: `{part}` is not HOST:PORT")
+
+
+def check_url(url: str) -> None:
+    """Refuse an address that is not http(s)://HOST[:PORT]. One with a password in it is not shown, nor passed on to a child."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and not parts.query
+        if "@" in parts.netloc:
+            raise OperatorFault("clickhouse.url: must hold no user or password; name its file in reader_password_file")
+        if not plain or parts.port == 0:
+            raise ValueError
+    except ValueError as fault:
+        raise OperatorFault(f"clickhouse.url: `{url}` is not http(s)://HOST[:PORT]") from fault
 
 
 def refuse_strangers(claims: Mapping[str, Sequence[str]] | None = None) -> None:

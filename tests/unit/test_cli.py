@@ -125,6 +125,22 @@ def test_a_broker_list_that_is_none_is_refused_by_its_part(tmp_path: Path, serve
         config_of(parse("--kafka", servers), Home(tmp_path))
 
 
+@pytest.mark.parametrize("url", ["here", "here:8123", "ftp://here", "http://", "http://here:x", "http://here:0", "http://here/db"])
+def test_an_address_of_a_store_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(OperatorFault, match=r"clickhouse\.url: `.+` is not http\(s\)://HOST\[:PORT\]"):
+        config_of(parse("--clickhouse", url), Home(tmp_path))
+    Home(tmp_path).config.write_text(f'[clickhouse]\nurl = "{url}"\n')
+    with pytest.raises(OperatorFault, match=r"clickhouse\.url: "):
+        config_of(parse(), Home(tmp_path))
+
+
+def test_a_password_in_the_address_of_a_store_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(OperatorFault) as found:
+        config_of(parse("--clickhouse", "http://writer:planted@here:8123"), Home(tmp_path))
+    assert "planted" not in str(found.value)
+    assert "reader_password_file" in str(found.value)
+
+
 @pytest.mark.parametrize("text", ["-1", "65536", "x", "", "1.5", "²"])
 def test_a_port_is_a_number_in_its_bounds(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a port, 0 to 65535"):
