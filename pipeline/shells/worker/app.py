@@ -73,10 +73,23 @@ class WorkerApp(faust.App):  # type: ignore[misc]
 
 def make_app(home: Home, config: Config, *, slot: str, servers: str, pump: Taker) -> WorkerApp:
     """The app of `slot` on the broker at `servers`. Raises OperatorFault for a security file that cannot be read."""
+    app = new_app(home, config, slot=slot, servers=servers, pump=pump)
+    topics = Topics(config.kafka.prefix)
+    calls = app.topic(topics.calls, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+    @app.agent(calls, concurrency=1)  # type: ignore[untyped-decorator]
+    async def intake(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await app.pump.take(event)
+
+    return app
+
+
+def new_app(home: Home, config: Config, *, slot: str, servers: str, pump: Taker) -> WorkerApp:
+    """An app with our settings that reads nothing yet."""
     embedded = embedded_broker(config)
     session = config.worker.session_timeout_ms / 1000
-    topics = Topics(config.kafka.prefix)
-    app = WorkerApp(
+    return WorkerApp(
         # the embedded broker waits for dead members, and its offsets mean nothing: there each start is a group of its own
         f"{config.kafka.prefix}worker" + (f"-{uuid.uuid4()}" if embedded else ""),
         pump=pump,
@@ -106,14 +119,6 @@ def make_app(home: Home, config: Config, *, slot: str, servers: str, pump: Taker
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
-    calls = app.topic(topics.calls, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-
-    @app.agent(calls, concurrency=1)  # type: ignore[untyped-decorator]
-    async def intake(stream: Any) -> None:
-        async for event in stream.noack().events():
-            await app.pump.take(event)
-
-    return app
 
 
 def _credentials(config: Config) -> Any:

@@ -1,0 +1,201 @@
+"""How fast, how small and how soon are calls in the store? `python -m benchmarks pipeline [--calls=FILE] [--repeats=N]`.
+
+    bare      insert_arrow of the same rows, in the same batches, into a table of the same form, through the same store
+    frames    the shipped host, broker, worker and store, from signed frames in the outbox to rows: the clock runs from the
+              host's `ready` to its hearing that everything is stored
+    json      `benchmarks.jsonpeer`: the same consumer, store, batches and guarantees with one signed JSON message per record
+
+Each repeat has a home of its own; the three run in turn on the same store. FILE is a recorded-calls file; the default is the
+sample that Wardline comes with. A call is a decision and, when it was let out, an effect.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import clickhouse_connect
+import pyarrow as pa
+
+from benchmarks import jsonpeer
+from benchmarks.workload import SAMPLE, fill_spool
+from enforcers.core.box import head_bytes, parse_box
+from pipeline.core.intake import Accepted, judge
+from pipeline.core.ledger import Ledger
+from pipeline.core.rows import FrameRow, insert_table
+from schemas.config import Config, load_config
+from schemas.keys import Trust
+from schemas.links import store_link
+from schemas.process import read_run_file
+from tests.support.home import Wardline, wait_until
+
+CALLS: Final = 300_000
+JSON_RECORDS: Final = 30_000
+RATE: Final = 200
+RATE_S: Final = 30
+BARE_MIN: Final = 0.35
+JSON_MIN: Final = 20.0
+WIRE_MAX: Final = 170.0
+DISK_MAX: Final = 120.0
+VISIBLE_MAX_S: Final = 1.0
+POLL_S: Final = 0.02
+
+CONFIG: Final = "[enforcer]\nspool_bytes = 2147483648\noutbox_bytes = 2147483648\n"
+
+
+@dataclass(slots=True)
+class Pass:
+    """One repeat: rows a second of each way, and bytes of a call."""
+
+    bare: float
+    frames: float
+    json: float
+    plain_json: float
+    wire: float
+    disk: float
+    merged: float
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print; returns 1 when a limit is missed."""
+    options = dict(word.lstrip("-").partition("=")[::2] for word in argv)
+    file, repeats = Path(options.get("calls") or SAMPLE), int(options.get("repeats") or 3)
+    passes = []
+    for number in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            passes.append(_pass(Path(folder) / "home", file))
+        print(f"  repeat {number + 1}: {passes[-1]}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        visible = _visible(Path(folder) / "home", file)
+    return _report(passes, visible)
+
+
+def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
+    def middle(values: Sequence[float]) -> str:
+        return f"{statistics.median(values):10,.2f}  ({min(values):,.2f} to {max(values):,.2f})"
+
+    to_bare = [p.frames / p.bare for p in passes]
+    to_json = [p.frames / p.json for p in passes]
+    p99 = statistics.quantiles(visible, n=100)[98]
+    print(f"frames, rows/s                    {middle([p.frames for p in passes])}")
+    print(f"bare insert_arrow, rows/s         {middle([p.bare for p in passes])}")
+    print(f"JSON per record, signed, rows/s   {middle([p.json for p in passes])}")
+    print(f"JSON per record, no proof, rows/s {middle([p.plain_json for p in passes])}")
+    print(f"frames / bare                     {middle(to_bare)}  at least {BARE_MIN}")
+    print(f"frames / JSON, signed             {middle(to_json)}  at least {JSON_MIN}")
+    print(f"frames / JSON, no proof           {middle([p.frames / p.plain_json for p in passes])}")
+    print(f"bytes a call on the wire          {middle([p.wire for p in passes])}  at most {WIRE_MAX}")
+    print(f"bytes a call on disk, as inserted {middle([p.disk for p in passes])}  at most {DISK_MAX}")
+    print(f"bytes a call on disk, merged      {middle([p.merged for p in passes])}")
+    print(f"decision to row in `calls`, ms    p50 {1000 * statistics.median(visible):.0f}  p99 {1000 * p99:.0f}"
+          f"  max {1000 * max(visible):.0f}  at {RATE}/s, at most {1000 * VISIBLE_MAX_S:.0f}")  # fmt: skip
+    good = (
+        statistics.median(to_bare) >= BARE_MIN
+        and statistics.median(to_json) >= JSON_MIN
+        and max(p.wire for p in passes) <= WIRE_MAX
+        and max(p.disk for p in passes) <= DISK_MAX
+        and p99 <= VISIBLE_MAX_S
+    )
+    return 0 if good else 1
+
+
+def _pass(root: Path, file: Path) -> Pass:
+    with Wardline(root, config=CONFIG) as home:
+        config = load_config(home.home.config)
+        records = fill_spool(home.home.host("enforce-1"), file, CALLS, config.enforcer)
+        host = home.home.run_file("enforce-1")
+        home.start("enforce-1")
+        wait_until(lambda: _said(host).get("sealed") == records, 120, lambda: f"{records} are sealed: {_said(host)}")
+        home.kill("enforce-1")
+        tables, wire = _tables(home, config)
+        home.start_all(enforcers=0)
+        home.start("enforce-1")
+        began = time.perf_counter()
+        wait_until(lambda: not any(home.home.host("enforce-1").glob("outbox/*.box")) or _said(host).get("stored") == records,
+                   300, lambda: f"{records} are stored: {_said(host)}", every=POLL_S)  # fmt: skip
+        frames = records / (time.perf_counter() - began)
+        with _client(home, config) as client:
+            assert client.query("SELECT count() FROM calls").result_rows == [(CALLS,)]
+            disk = _bytes_on_disk(client) / CALLS
+            client.command("OPTIMIZE TABLE records FINAL", settings={"receive_timeout": 300})
+            merged = _bytes_on_disk(client) / CALLS
+            client.command("CREATE TABLE bare AS records")
+            began = time.perf_counter()
+            for table in tables:
+                client.insert_arrow("bare", table)
+            bare = sum(table.num_rows for table in tables) / (time.perf_counter() - began)
+        home.kill("enforce-1")
+        home.stop("work-1")
+        sample = tables[0].slice(0, JSON_RECORDS)
+        signed = jsonpeer.rows_per_second(home.home, config, sample, signed=True)
+        plain = jsonpeer.rows_per_second(home.home, config, sample, signed=False)
+        return Pass(bare=bare, frames=frames, json=signed, plain_json=plain, wire=wire / CALLS, disk=disk, merged=merged)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    return read_run_file(path) or {}
+
+
+def _client(home: Wardline, config: Config) -> Any:
+    link = store_link(home.home, config, "writer")
+    return clickhouse_connect.get_client(**link.options(), database=link.database, autogenerate_session_id=False)
+
+
+def _bytes_on_disk(client: Any) -> int:
+    return int(client.command("SELECT sum(bytes_on_disk) FROM system.parts WHERE table = 'records' AND active"))
+
+
+def _tables(home: Wardline, config: Config) -> tuple[list[pa.Table], int]:
+    """The rows that the worker will insert, in batches of its size, and the bytes of the frames that carry them."""
+    ledger, wire = Ledger(), 0
+    for partition in range(config.kafka.partitions):
+        ledger.take(partition, {}, {})
+    key_of = Trust(home.home.trusted("hosts")).verifier
+    tables: list[pa.Table] = []
+    batch: list[FrameRow] = []
+    rows = 0
+    for box in sorted(home.home.host("enforce-1").glob("outbox/*.box")):
+        data = box.read_bytes()
+        for ref in parse_box(data[: head_bytes(data[:64])], str(box)).frames:
+            message = data[ref.offset : ref.offset + ref.size]
+            wire += len(message)
+            judged = judge(message, ref.lane.partition, key_of, ledger)
+            assert isinstance(judged, Accepted)
+            batch.append(FrameRow(head=judged.head, digest=judged.digest, signed=judged.signed, wire_bytes=judged.wire_bytes,
+                                  offset=0, flag=judged.flag, batch=judged.batch))  # fmt: skip
+            ledger.begin(judged.head.lane, judged.head.frame_no, judged.digest, judged.head.previous)
+            rows += batch[-1].rows
+            if rows >= config.worker.batch_records:
+                tables.append(insert_table(batch, int(time.time())))
+                batch, rows = [], 0
+    if batch:
+        tables.append(insert_table(batch, int(time.time())))
+    return tables, wire
+
+
+def _visible(root: Path, file: Path) -> list[float]:
+    """Seconds from a decision's record to the first look at which the call is in `calls`, at RATE calls a second."""
+    calls = root.parent / "rated.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    wanted = RATE * RATE_S
+    calls.write_bytes(b"".join((lines * (wanted // len(lines) + 1))[:wanted]))
+    with Wardline(root) as home:
+        home.start_all()
+        config = load_config(home.home.config)
+        replay = home.popen("replay", str(calls), "--rate", str(RATE))
+        seen: list[float] = []
+        after = 0
+        with _client(home, config) as client:
+            while len(seen) < wanted:
+                rows = client.query(f"SELECT seq, toUnixTimestamp64Micro(recorded) FROM calls WHERE seq > {after} ORDER BY seq")
+                now = time.time()
+                for seq, recorded in rows.result_rows:
+                    seen.append(now - recorded / 1e6)
+                    after = seq
+                assert replay.poll() in (None, 0), home.said("replay")
+                time.sleep(POLL_S)
+        assert replay.wait(60) == 0
+    return seen
