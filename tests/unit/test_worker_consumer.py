@@ -187,13 +187,22 @@ async def test_a_partition_without_a_commit_is_read_from_its_start_again(bench: 
 
 
 @script
-async def test_the_reader_does_not_seek(bench: Bench) -> None:
-    """It would for a fetch that ended during a rebalance, and might come late, among what is being delivered already."""
+async def test_the_reader_seeks_when_the_flow_goes_on_and_not_before(bench: Bench) -> None:
+    """A fetch that it threw away while the flow was stopped may be of the new assignment: its messages must come again."""
     await bench.deliver(0, 1)
-    bench.consumer._reader = asyncio.current_task()
+    bench.consumer.stop_flow()
+    bench.sought.clear()
+    reading = asyncio.create_task(bench.consumer.perform_seek())
+    bench.consumer._reader = reading
+    await asyncio.sleep(0.01)
+    assert bench.sought == []
     await bench.consumer.perform_seek()
-    await bench.deliver(0, 1, 2)
-    assert bench.delivered == [0, 1, 2]
+    assert bench.sought == [{CALLS: 0}], "the assignment's own seek does not wait for the reader"
+    bench.consumer.resume_flow()
+    await reading
+    assert bench.sought == [{CALLS: 0}] * 2
+    await bench.deliver(0, 1)
+    assert bench.delivered == [0, 1, 0, 1]
 
 
 @script

@@ -41,6 +41,7 @@ class StrictConsumer(driver.Consumer):  # type: ignore[misc]
         self._window: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._last: dict[TP, int] = {}
         self._reader: asyncio.Task[Any] | None = None
+        self._seeking = asyncio.Lock()
 
         async def deliver(message: Any) -> None:
             tp = message.tp
@@ -69,13 +70,22 @@ class StrictConsumer(driver.Consumer):  # type: ignore[misc]
         await super()._drain_messages(fetcher)
 
     async def perform_seek(self) -> None:
-        """After each assignment delivery starts again at the commit, and so do the windows."""
+        """Delivery starts again at the commit, and so do the windows. Faust calls it from two places:
+
+        after an assignment, before the flow goes on; and in the reader, when a fetch ended while the flow was stopped and was
+        thrown away. That fetch may be of the new assignment already, and the seek that belongs to it over, so the reader
+        seeks once more when the flow goes on: it is the one that delivers, so nothing is delivered meanwhile.
+        """
         if asyncio.current_task() is self._reader:
-            # the reader does this too, for a fetch that ended while a rebalance had stopped the flow. The assignment that
-            # follows seeks anyway, and this one could come to its end behind that, among messages that are being delivered
-            return
-        await super().perform_seek()
+            await self.wait(self.can_resume_flow)
+            if self.should_stop:
+                return
+        async with self._seeking:
+            await self._seek_all()
+
+    async def _seek_all(self) -> None:
         first = await self.earliest_offsets(*self.assignment())
+        await super().perform_seek()
         fresh = {tp: start for tp, start in first.items() if not self._committed_offset.get(tp)}
         # Faust leaves a partition without a commit where it is; what was fetched of it before would never come again
         await self.seek_wait(fresh)
