@@ -243,3 +243,34 @@ def _zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def test_an_insert_whose_body_breaks_off_stores_nothing(store: Store) -> None:
+    store.run("CREATE TABLE IF NOT EXISTS halves (a UInt32) ENGINE = MergeTree ORDER BY a")
+    host, _, port = store.url.removeprefix("http://").partition(":")
+    who = base64.b64encode(f"writer:{store.password('writer')}".encode()).decode()
+    head = f"POST /?query=INSERT%20INTO%20halves%20FORMAT%20CSV HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {who}\r\n"
+    for framing, part in (("Content-Length: 1000", b"1\n2\n3\n"), ("Transfer-Encoding: chunked", b"6\r\n1\n2\n3\n\r\n")):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + framing.encode() + b"\r\n\r\n" + part)
+            time.sleep(0.2)
+    status, _, _ = store.curl(path="/?query=INSERT%20INTO%20halves%20FORMAT%20CSV", user="writer", data=b"4\n")
+    assert (status, store.rows("SELECT a FROM halves")) == (200, [(4,)])
+    store.run("DROP TABLE halves")
+
+
+def test_a_reader_cannot_fill_the_memory_with_a_body(store: Store) -> None:
+    assert store.curl("-H", "Expect:", data=b" " * ((1 << 20) + 1))[0] == 413
+    packed = subprocess.run(["gzip", "-c"], input=b" " * (64 << 20), capture_output=True, check=True).stdout
+    assert store.curl("-H", "Expect:", "-H", "Content-Encoding: gzip", data=packed)[0] == 413
+
+
+def test_a_stop_ends_the_queries_that_run(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as store:
+        sql = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+        command = ["curl", "-sS", "-u", f"reader:{store.password('reader')}", "-d", sql, store.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+            count = "SELECT count() FROM system.processes WHERE query LIKE '%sipHash64(number) = 1'"
+            wait_until(lambda: store.rows(count, user="writer") == [(1,)], 20, "the query runs")
+            assert store.wardline.stop("store", 10) == 0
+            assert b"QUERY_WAS_CANCELLED" in curl.communicate(timeout=20)[0]

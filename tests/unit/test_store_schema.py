@@ -76,7 +76,7 @@ def test_a_changed_migration_is_refused_before_anything_runs() -> None:
     migrate(database.execute, "w", [ONE])
     changed = Migration(1, "0001_one", ONE.text + "CREATE TABLE {database}.d;\n")
     database.ran.clear()
-    with pytest.raises(OperatorFault, match=r"^database `w`: migration `0001_one` was applied with digest .*, this program has"):
+    with pytest.raises(OperatorFault, match=r"^database `w`: migration `0001_one` was applied with digest .*"):
         migrate(database.execute, "w", [changed, TWO])
     assert not any(".d" in sql or ".c" in sql for sql in database.ran)
 

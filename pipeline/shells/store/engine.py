@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ TAG: Final = "query_cache_tag"
 
 WAITING_MAX: Final = 64
 """Queries that wait for a reading thread. More are refused with 503, code 202."""
+
+KILL_AGAIN_S: Final = 0.1
+KILLS_MAX: Final = 50
 
 _CODE: Final = re.compile(r"Code: (\d+)\. DB::Exception: ")
 _NAME: Final = re.compile(r"\(([A-Z][A-Z0-9_]+)\)\s*(?:\(version [^)]*\)+\s*)?$")
@@ -100,6 +104,7 @@ class Engine:
         self._own = ThreadPoolExecutor(1, thread_name_prefix="own-read")
         self._killing = ThreadPoolExecutor(1, thread_name_prefix="kill")
         self._waiting = 0
+        self._closing = False
         self._lock = threading.Lock()
 
     def _clean_default(self) -> None:
@@ -130,6 +135,8 @@ class Engine:
     async def read(self, ask: Ask, *, own: bool) -> Answer:
         """Run a read; `own` is the writer's. A caller that goes away ends the query. Raises EngineError."""
         assert ask.level > 0
+        if self._closing:
+            raise EngineError("Code: 236. DB::Exception: the store stops. (ABORTED)")
         if not own and self._waiting >= WAITING_MAX:
             raise EngineError(f"Code: 202. DB::Exception: {WAITING_MAX} queries wait already. (TOO_MANY_SIMULTANEOUS_QUERIES)")
         with self._lock:
@@ -140,7 +147,7 @@ class Engine:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not future.cancelled():
-                self._killing.submit(self._kill, ask.tag)
+                self._killing.submit(self._kill, f"= {quote_text(ask.tag)}", future.done)
             raise
 
     def _left(self, _: "Future[Answer]") -> None:
@@ -153,14 +160,26 @@ class Engine:
         future.add_done_callback(lambda _: done())
         return asyncio.wrap_future(future)
 
-    def _kill(self, tag: str) -> None:
+    def _kill(self, which: str, done: Callable[[], bool]) -> None:
+        """End the reads whose tag `which` says, again and again until they are done: one may only just be starting."""
         connection = connect(self._folder)
+        sql = f"KILL QUERY WHERE query_kind != 'Insert' AND Settings['{TAG}'] {which} ASYNC"
         try:
-            connection.query(f"KILL QUERY WHERE Settings['{TAG}'] = {quote_text(tag)} ASYNC", "Null")
+            for _ in range(KILLS_MAX):
+                if done():
+                    return
+                connection.query(sql, "Null")
+                time.sleep(KILL_AGAIN_S)
+            log.warning("a query does not end, it will at its time limit")
         except Exception as fault:
-            log.warning("a query could not be ended: %s", EngineError(str(fault)))
+            log.warning("a query cannot be ended, it will at its time limit: %s", EngineError(str(fault)))
         finally:
             connection.close()
+
+    def end_reads(self) -> None:
+        """Take no more reads, and end those that run: the process stops."""
+        self._closing = True
+        self._killing.submit(self._kill, "!= ''", lambda: self._waiting == 0)
 
     def _run(self, ask: Ask) -> Answer:
         if ask.output.lower() in PYTHON_OUTPUTS:
@@ -168,10 +187,10 @@ class Engine:
         connection = connect(self._folder)
         try:
             connection.query(_set((*self._limits, (TAG, ask.tag))), "Null")
-            if ask.database:
-                connection.query(f"USE {quote_name(ask.database)}", "Null")
             for statement in ask.said:
                 connection.query(statement, "Null")
+            if ask.database:
+                connection.query(f"USE {quote_name(ask.database)}", "Null")
             if ask.settings:
                 connection.query(_set(ask.settings), "Null")
             if ask.level:
@@ -191,10 +210,9 @@ class Engine:
             connection.close()
 
     def close(self) -> None:
-        """Let the running write finish, then close the data."""
-        for pool in (self._reading, self._own, self._killing):
+        """Let the running write finish, then close the data. Those that wait are not begun."""
+        for pool in (self._reading, self._own, self._killing, self._writing):
             pool.shutdown(cancel_futures=True)
-        self._writing.shutdown(cancel_futures=True)
         self._root.close()
 
 

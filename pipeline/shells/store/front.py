@@ -21,7 +21,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from pipeline.shells.store.engine import Answer, Ask, Engine, EngineError
 from pipeline.shells.store.guard import Guard
-from pipeline.shells.store.memory import Memory
+from pipeline.shells.store.memory import BODY_BYTES_MAX, Memory
 from pipeline.shells.store.refusal import (
     NOT_IMPLEMENTED,
     READONLY,
@@ -34,6 +34,7 @@ from pipeline.shells.store.refusal import (
 from pipeline.shells.store.sessions import TIMEOUT_S, Sessions
 from pipeline.shells.store.statement import Statement
 from pipeline.shells.store.users import Users
+from schemas.store import quote_name
 
 log = logging.getLogger(__name__)
 
@@ -109,23 +110,30 @@ class Front:
 
     async def _handle(self, http: web.Request) -> web.Response:
         query_id = _printable(http.query.get("query_id", "")) or secrets.token_hex(16)
-        user, kind, body = "", "refused", Memory()
+        user, kind, body = "", "refused", Memory.nothing()
         try:
             if http.method not in ("GET", "HEAD", "POST"):
                 raise Refusal(UNEXPECTED_METHOD, f"method `{http.method[:16]}` is not served")
             user = self._users.check(http.headers, http.query)
+            writer = self._users.writes(user)
+            body = Memory(BODY_BYTES_MAX if writer else QUERY_BYTES_MAX)
             given = {**http.query, **await _receive(http, body)}
             RECEIVED.inc(body.size)
-            if codec := _codec(http.headers.get("Content-Encoding", "identity").lower()):
+            codec = _codec(http.headers.get("Content-Encoding", "identity").lower())
+            if codec and body.size:
                 body = await asyncio.to_thread(body.unpacked, codec)
-            request = _Request(user=user, writer=self._users.writes(user), query_id=query_id, given=given,
-                               headers=http.headers, may_write=http.method == "POST" and "readonly" not in given)  # fmt: skip
+            request = _Request(user=user, writer=writer, query_id=query_id, given=given, headers=http.headers,
+                               may_write=http.method == "POST" and "readonly" not in given)  # fmt: skip
             kind, body, response = await self._answer(request, body)
         except Refusal as refusal:
             REFUSALS.labels(refusal.code).inc()
             response = self._error(refusal.code, refusal.name, str(refusal), refusal.status)
         except EngineError as fault:
             response = self._error(fault.code, fault.name, str(fault), _status(fault.code))
+        except Exception as fault:
+            # a client that left in mid-body (nothing was inserted) or a bug of ours; a query may hold secrets, so only the kind
+            log.warning("request %s failed: %s", query_id, type(fault).__name__)
+            response = self._error(1001, "STD_EXCEPTION", f"the request failed: {type(fault).__name__}", 500)
         finally:
             body.close()
         response.headers["X-ClickHouse-Query-Id"] = query_id
@@ -189,10 +197,10 @@ class Front:
         named = given.get("default_format") or request.headers.get("X-ClickHouse-Format")
         return Ask(
             sql=sql, output=statement.output or named or "TabSeparated", tag=f"{request.query_id}-{secrets.token_hex(4)}",
-            database=given.get("database") or request.headers.get("X-ClickHouse-Database") or self._database,
+            database=given.get("database") or request.headers.get("X-ClickHouse-Database") or "",
             # inside the engine 1 also refuses every table function that reads files, and 2 lets a query bring settings
             level=0 if not statement.reads else 2 if statement.settings or statement.verb == "set" else 1,
-            said=self._said(request), settings=tuple(settings),
+            said=(f"USE {quote_name(self._database)}", *self._said(request)), settings=tuple(settings),
             params={name.removeprefix("param_"): value for name, value in given.items() if name.startswith("param_")},
         )  # fmt: skip
 

@@ -17,7 +17,9 @@ _CHUNK: Final = 1 << 20
 class Memory:
     """A growing file without a name: in memory, or in TMPDIR where the kernel has no memory files."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = BODY_BYTES_MAX) -> None:
+        """Take at most `limit` bytes."""
+        self._limit = limit
         try:
             self._handle = os.memfd_create("wardline-store", os.MFD_CLOEXEC)
         except OSError:
@@ -29,7 +31,7 @@ class Memory:
     def nothing(cls) -> "Memory":
         """One that is closed already."""
         made = cls.__new__(cls)
-        made._handle, made.size = -1, 0
+        made._handle, made._limit, made.size = -1, 0, 0
         return made
 
     @property
@@ -38,9 +40,9 @@ class Memory:
         return f"/proc/self/fd/{self._handle}"
 
     def add(self, data: bytes) -> None:
-        """Append. Raises Refusal at BODY_BYTES_MAX, or when there is no room."""
-        if self.size + len(data) > BODY_BYTES_MAX:
-            raise Refusal(TOO_LARGE, f"the body has more than {BODY_BYTES_MAX} bytes")
+        """Append. Raises Refusal at the limit, or when there is no room."""
+        if self.size + len(data) > self._limit:
+            raise Refusal(TOO_LARGE, f"the body has more than {self._limit} bytes")
         left = memoryview(data)
         try:
             while left:
@@ -55,7 +57,7 @@ class Memory:
 
     def unpacked(self, codec: str) -> "Memory":
         """A new one with the unpacked content; this one is closed. Raises Refusal."""
-        made = Memory()
+        made = Memory(self._limit)
         try:
             with pa.OSFile(self.path) as packed, pa.CompressedInputStream(packed, codec) as stream:
                 while chunk := stream.read(_CHUNK):
@@ -73,7 +75,7 @@ class Memory:
         """A new one with `early` and then the bytes from `start`; this one is closed. Raises Refusal."""
         if start == 0 and not early:
             return self
-        made = Memory()
+        made = Memory(self._limit + len(early))
         try:
             made.add(early)
             while start < self.size:

@@ -23,6 +23,9 @@ NAME = "store"
 STOP_S = 20.0
 """How long connections may take to end after the running write."""
 
+URI_BYTES_MAX = 1 << 20
+"""Bytes of a request's address (a query may stand there) and of one header, as on a server."""
+
 
 def run(home: Home, config: Config, *, port: int = 0, metrics_port: int = 0) -> int:
     """Serve the embedded store on loopback until SIGTERM or SIGINT; returns the exit code.
@@ -53,7 +56,7 @@ async def _serve(home: Home, config: Config, port: int, metrics_port: int) -> in
     front = Front(engine, users, guard, config.clickhouse.database)
     # no access log: user names and passwords may stand in a query string
     runner = web.AppRunner(front.app(), handler_cancellation=True, auto_decompress=False, access_log=None,
-                           shutdown_timeout=STOP_S)  # fmt: skip
+                           shutdown_timeout=STOP_S, max_line_size=URI_BYTES_MAX, max_field_size=URI_BYTES_MAX)  # fmt: skip
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port)
@@ -64,6 +67,7 @@ async def _serve(home: Home, config: Config, port: int, metrics_port: int) -> in
         await stop.wait()
         write_run_file(path, {**said, "state": "stopping"})
         await site.stop()
+        engine.end_reads()
     finally:
         await runner.cleanup()
         # a crash before this line loses nothing: what was acknowledged is in a part on disk
