@@ -104,6 +104,9 @@ class _Host:
                 fault = task.exception()
                 log.error("the host ends: %s", fault if isinstance(fault, WardlineError) else repr(fault))
                 code = 2 if isinstance(fault, OperatorFault) else 1
+            elif task.done() and not self._stop.is_set():
+                log.error("the host ends: a part of it ended without saying why")
+                code = code or 1
             task.cancel()
         await asyncio.wait(tasks, timeout=10)
         self._thread.shutdown()

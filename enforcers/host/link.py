@@ -102,8 +102,7 @@ class Link:
         finally:
             # whoever is in hand now is unknown to us: sent again, and known to the worker if it did arrive
             session.abandon()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.stop(), STOP_S)
+            await _stop(producer)
 
     async def _pump(self, producer: AIOKafkaProducer, session: "_Session") -> None:
         looked = 0.0
@@ -159,8 +158,7 @@ class Link:
                 log.debug("frontiers: %s", fault)
             finally:
                 if consumer is not None:
-                    with contextlib.suppress(Exception):
-                        await asyncio.wait_for(consumer.stop(), STOP_S)
+                    await _stop(consumer)
             await asyncio.sleep(RECONNECT_S)
 
     def _heard(self, data: bytes | None) -> None:
@@ -181,6 +179,17 @@ class Link:
             elif engine.stored(said.lane, said.frame_no):
                 self.wake.set()
         FRONTIERS.labels("good").inc()
+
+
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Close a client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.wait([stopping], timeout=STOP_S)
+    finally:
+        stopping.cancel()
+    if stopping.done() and not stopping.cancelled():
+        stopping.exception()
 
 
 class _Session:
