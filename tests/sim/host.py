@@ -54,7 +54,8 @@ class Host:
         """One round of the sealing thread; a crash between `step` and `commit` leaves a box that only the next start knows."""
         cut = self.engine.step()
         if self.engine.full:
-            self._story.fault("nothing can be sealed", self.engine.full.rpartition(": ")[2])
+            kind = "outbox at its limit" if "at its limit" in self.engine.full else "box cannot be written"
+            self._story.fault(kind, self.engine.full.rpartition(": ")[2])
         if cut is None:
             return
         for frame in cut.frames:
