@@ -71,6 +71,7 @@ def test_no_user_reads_or_writes_files_and_addresses(store: Store, user: str, tm
             f"SELECT * FROM url('{url}', 'LineAsString')", f"SELECT * FROM s3('{url}a/b', 'LineAsString')",
             f"SELECT * FROM `file`('{secret}', 'LineAsString')", f"SELECT * FROM remote('{url[7:-1]}', system.one)",
             "SELECT * FROM executable('x', 'TSV', 'a String')", f"SELECT 1 SETTINGS format_template_resultset = '{secret}'",
+            f"SELECT * APPLY(file) FROM (SELECT '{secret}')", f"SELECT arrayMap(file, ['{secret}'])",
             f"SELECT 1 SETTINGS filter = 'file(\\'{secret}\\') != \\'\\''",
         ):  # fmt: skip
             assert code(store, sql, user) == 497, sql
@@ -81,12 +82,13 @@ def test_no_user_reads_or_writes_files_and_addresses(store: Store, user: str, tm
     assert not out.exists()
 
 
-def test_a_table_that_is_named_by_a_parameter_is_no_file(store: Store, tmp_path: Path) -> None:
+def test_a_name_in_a_parameter_is_no_file_and_no_function(store: Store, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1\n")
-    for database in ("default", "wardline"):
+    path = str(tmp_path / "x.csv")
+    for sql, value in (("SELECT * FROM {t:Identifier}", path), (f"SELECT arrayMap({{t:Identifier}}, ['{path}'])", "file")):
         with pytest.raises(DatabaseError) as fault:
-            store.rows("SELECT * FROM {d:Identifier}.{t:Identifier}", parameters={"d": database, "t": str(tmp_path / "x.csv")})
-        assert fault.value.code == 60
+            store.rows(sql, parameters={"t": value})
+        assert fault.value.code == 497
 
 
 @pytest.mark.parametrize("sql", [

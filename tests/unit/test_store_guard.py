@@ -39,7 +39,8 @@ ALLOWED = [
     "USE wardline",
     "SELECT 'file(''/etc/passwd'')', \"INTO OUTFILE\", $$FROM INFILE url('x')$$",
     "SELECT format('{} {}', 1, 2) FROM values('a UInt8', 1)",
-    "SELECT file FROM t WHERE url = 'x' AND s3 > 1",
+    "SELECT files FROM t WHERE url = 'x' AND s3 > 1 AND input = disk",
+    "SELECT * APPLY(toString) FROM t",
     "SELECT name FROM system.settings WHERE name = 'format_schema'",
     "SELECT database, select, filter FROM t WHERE filter = 'x' AND disk = 'y'",
     "SELECT 1 SETTINGS max_threads = 1, max_execution_time = 5, log_comment = 'x' FORMAT JSON",
@@ -79,6 +80,11 @@ REFUSED = [
     "SELECT * FROM merge('default', '.*')",
     "SELECT * FROM eval('SELECT 1')",
     "SELECT * FROM viewExplain('EXPLAIN', '', (SELECT 1))",
+    "SELECT * APPLY(file) FROM (SELECT '/etc/passwd')",
+    "SELECT * APPLY file FROM (SELECT '/etc/passwd')",
+    "SELECT COLUMNS('x') APPLY(`file`) FROM (SELECT '/etc/passwd' AS x)",
+    "SELECT arrayMap(file, ['/etc/passwd'])",
+    "SELECT arrayMap(aiGenerate, ['x'])",
     "SELECT 1 INTO OUTFILE '/tmp/x'",
     "SELECT 1 into/**/\noutfile '/tmp/x'",
     "SELECT 1 SETTINGS format_schema = '/etc/passwd'",
@@ -129,6 +135,7 @@ def test_a_writer_may(sql: str) -> None:
     "INSERT INTO t VALUES (file('/etc/passwd'))", "INSERT INTO FUNCTION file('/tmp/x') SELECT 1",
     "INSERT INTO TABLE FUNCTION url('http://x') VALUES (1)", "CREATE TABLE t (a UInt8) ENGINE = File(CSV, '/etc/passwd')",
     "CREATE TABLE t ENGINE URL('http://x')", "CREATE TABLE t AS file('/etc/passwd')",
+    "CREATE TABLE t (a UInt8) ENGINE = {e:Identifier}('/x')",
     "CREATE DATABASE d ENGINE = Filesystem('/')", "CREATE DICTIONARY d (a UInt8) PRIMARY KEY a SOURCE(FILE(path '/x'))",
     "CREATE FUNCTION f AS x -> x", "CREATE USER u",
     "CREATE NAMED COLLECTION c AS a = 1", "CREATE TEMPORARY TABLE t (a UInt8)", "ALTER TABLE t FREEZE", "ALTER USER u",
@@ -142,7 +149,7 @@ def test_a_writer_may_not_reach_beyond_the_store(sql: str) -> None:
 
 @pytest.mark.parametrize("sql", [
     "", "  -- nothing\n", "SELECT 1; SELECT 2", "SELECT 1;;DROP TABLE t", "SELEC 1", "SELECT 'open", "SELECT `open",
-    "SELECT /* open", "SELECT $a$ open", "SELECT \u201cfile\u201d('/etc/passwd')", "SELECT file\u00a0('/etc/passwd')",
+    "SELECT /* open", "SELECT $a$ open", "SELECT \u201cfile\u201d('/etc/passwd')", "SELECT f\u00a0('/etc/passwd')",
     "SELECT 1\u2028", "SELECT 1#2",
     "SELECT '\\xzz'", "SELECT TOP 1file('x')", "SELECT \x00", "1 + 1", "INSERT INTO t FORMAT", "'SELECT 1'",
 ])  # fmt: skip
@@ -154,6 +161,21 @@ def test_what_is_not_understood_is_a_syntax_error(sql: str) -> None:
 def test_a_limit_cannot_be_lifted(value: str) -> None:
     assert verdict(f"SELECT 1 SETTINGS max_execution_time = {value}") == 452
     assert verdict(f"SET max_threads = 1, max_execution_time = {value}") == 452
+
+
+@pytest.mark.parametrize(("value", "code"), [
+    ("five", 0), ("wardline.calls", 0), ("file", 497), ("FILE", 497), ("x.file", 497), ("\\x66ile", 497), ("`file`", 497),
+    ("/etc/passwd", 497), ("file(1)", 497), ("", 497),
+])  # fmt: skip
+def test_a_parameter_that_names_something_is_read_as_a_part_of_the_text(value: str, code: int) -> None:
+    for sql in ("SELECT arrayMap({f:Identifier}, ['x'])", "SELECT { f /* */ : IDENTIFIER }", "SELECT {`f`:Identifier}"):
+        try:
+            GUARD.analyse(sql.encode(), writer=False, params={"f": value})
+            found = 0
+        except Refusal as refusal:
+            found = refusal.code
+        assert found == code, sql
+    assert GUARD.analyse(b"SELECT {f:String}", writer=False, params={"f": value}).reads
 
 
 def test_a_limit_can_be_tightened() -> None:

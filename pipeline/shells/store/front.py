@@ -85,6 +85,11 @@ class _Request:
     headers: Mapping[str, str]
     may_write: bool
 
+    @property
+    def params(self) -> dict[str, str]:
+        """The values of `{NAME:Type}`, from `param_NAME`."""
+        return {name.removeprefix("param_"): value for name, value in self.given.items() if name.startswith("param_")}
+
 
 class Front:
     """The HTTP application."""
@@ -162,7 +167,7 @@ class Front:
         whole = len(text) == before + body.size and len(text) <= QUERY_BYTES_MAX
         too_long = Refusal(TOO_LARGE, f"the query has more than {QUERY_BYTES_MAX} bytes")
         try:
-            statement = self._guard.analyse(text, writer=request.writer, whole=whole)
+            statement = self._guard.analyse(text, writer=request.writer, whole=whole, params=request.params)
         except Refusal as refusal:
             # a text that was cut is no statement
             raise (refusal if whole or refusal.code != SYNTAX_ERROR[0] else too_long) from None
@@ -201,7 +206,7 @@ class Front:
             # inside the engine 1 also refuses every table function that reads files, and 2 lets a query bring settings
             level=0 if not statement.reads else 2 if statement.settings or statement.verb == "set" else 1,
             said=(f"USE {quote_name(self._database)}", *self._said(request)), settings=tuple(settings),
-            params={name.removeprefix("param_"): value for name, value in given.items() if name.startswith("param_")},
+            params=request.params,
         )  # fmt: skip
 
     def _said(self, request: _Request) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ dialect. The reader may only read, which the engine is told as well.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from pipeline.shells.store.lexer import Token, syntax, tokens
@@ -40,7 +41,15 @@ TABLE_FUNCTIONS: Final = frozenset({"numbers", "numbers_mt", "zeros", "zeros_mt"
                                     "mergetreeindex", "mergetreeprojection"})  # fmt: skip
 """Table functions that read only their arguments and the store. All others that the engine has are refused."""
 
-FUNCTIONS_REFUSED: Final = re.compile(r"file|input|disk|catboostevaluate|dict(get\w*|has|isin)|ai[a-z_]\w*", re.IGNORECASE)
+NAMES_REFUSED: Final = re.compile(
+    r"file|catboostevaluate|dict(get\w*|has|isin)|ai(classify|embed|extract|filter|generate|redact|similarity|translate)",
+    re.IGNORECASE,
+)
+"""Functions that reach files, dictionaries or the network. As a name they are refused anywhere, since a function may be called
+without brackets behind it: `* APPLY(file)`, `arrayMap(file, x)`."""
+
+CALLS_REFUSED: Final = frozenset({"input", "disk"})
+IDENTIFIER: Final = re.compile(r"[\w.$-]+")
 
 TEXT_SETTINGS: Final = re.compile(
     r"bool_(false|true)_representation|compatibility|count_distinct_implementation|force_data_skipping_indices"
@@ -85,8 +94,23 @@ class Guard:
         if not 0 < given <= most:
             raise Refusal(OUT_OF_BOUNDS, f"setting `{name}`: limit is {most}, and a limit there must be")
 
-    def analyse(self, sql: bytes, *, writer: bool, whole: bool = True) -> Statement:
+    def _name(self, name: str) -> None:
+        if NAMES_REFUSED.fullmatch(name):
+            raise Refusal(ACCESS_DENIED, f"function `{name.lower()}` is not served")
+
+    def parameter(self, value: str) -> None:
+        """Refuse the value of a parameter of type Identifier where the text itself could not say it. Raises Refusal."""
+        if not IDENTIFIER.fullmatch(value):
+            raise Refusal(ACCESS_DENIED, "a parameter of type `Identifier` has a value that is no plain name")
+        for part in value.split("."):
+            self._name(part)
+
+    def analyse(
+        self, sql: bytes, *, writer: bool, whole: bool = True, params: Mapping[str, str] = MappingProxyType({})
+    ) -> Statement:
         """Read a statement and refuse what the user may not do. Raises Refusal.
+
+        `params` are the values of its `{name:Type}`; one that stands for an identifier is read as a part of the text.
 
         `whole` says that `sql` is all of the request. Then the rows behind VALUES, which may be expressions, are read too;
         otherwise they are data.
@@ -101,6 +125,8 @@ class Guard:
             if token.kind == "sign":
                 depth += (token.value in "([{") - (token.value in ")]}")
             self._look(seen[-1] if seen else None, token, writer=writer)
+            if token.low == "identifier" and len(seen) > 2 and seen[-1].sign(":") and seen[-2].kind in ("word", "name"):
+                self.parameter(params.get(seen[-2].value, "unset"))
             rule.step(token, depth, first=not seen)
             seen.append(token)
             if token.low == "insert" and all(before.sign("(") for before in seen[:-1]):
@@ -110,12 +136,13 @@ class Guard:
         return self._judge(seen, insert, writer=writer)
 
     def _look(self, last: Token | None, token: Token, *, writer: bool) -> None:
+        if token.kind in ("word", "name"):
+            self._name(token.value)
         if last is None:
             return
         if token.sign("(") and last.kind in ("word", "name"):
             name = last.value.lower()
-            beyond = name in self._functions or FUNCTIONS_REFUSED.fullmatch(name) is not None
-            if beyond and not (writer and name == "input"):
+            if (name in self._functions or name in CALLS_REFUSED) and not (writer and name == "input"):
                 raise Refusal(ACCESS_DENIED, f"function `{name}` is not served")
         elif last.low == "into" and token.low == "outfile":
             raise Refusal(ACCESS_DENIED, "`INTO OUTFILE` is not served")
@@ -151,7 +178,7 @@ def _check_definition(verb: str, words: Sequence[Token]) -> None:
     for place, token in enumerate(words):
         if token.low == "engine":
             named = next((then for then in words[place + 1 :] if not then.sign("=")), None)
-            if named is not None and named.kind in ("word", "name") and not ENGINES.fullmatch(named.value):
+            if named is not None and named.kind != "text" and not ENGINES.fullmatch(named.value):
                 raise Refusal(ACCESS_DENIED, f"engine `{named.value}` is not served")
 
 
