@@ -172,6 +172,9 @@ class _Host:
                 if wanted or engine.drained():
                     del self._engines[name]
                     await asyncio.get_running_loop().run_in_executor(self._thread, engine.close)
+                    # the owner gets its rounds, and an owner that died meanwhile does not want it for ever
+                    self._unheld.pop(name, None)
+                    (self._home.host(name) / "wanted").unlink(missing_ok=True)
                     log.info("host %s is %s", name, "wanted back" if wanted else "finished")
             for folder in sorted(self._home.hosts.iterdir()):
                 if folder.name not in self._engines and _left(folder):
