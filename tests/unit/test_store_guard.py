@@ -85,6 +85,8 @@ REFUSED = [
     "SELECT COLUMNS('x') APPLY(`file`) FROM (SELECT '/etc/passwd' AS x)",
     "SELECT arrayMap(file, ['/etc/passwd'])",
     "SELECT arrayMap(aiGenerate, ['x'])",
+    "SELECT 1 PARALLEL WITH SYSTEM SHUTDOWN",
+    "SELECT 1 FORMAT TSV parallel/**/with KILL QUERY WHERE 1",
     "SELECT 1 INTO OUTFILE '/tmp/x'",
     "SELECT 1 into/**/\noutfile '/tmp/x'",
     "SELECT 1 SETTINGS format_schema = '/etc/passwd'",

@@ -26,7 +26,7 @@ WRITES: Final = frozenset({"insert", "create", "alter", "drop", "truncate", "opt
 """First words of statements that the writer may run."""
 
 KNOWN: Final = frozenset({"attach", "backup", "begin", "check", "commit", "copy", "execute", "grant", "kill", "load", "move",
-                          "parallel", "restore", "revoke", "rollback", "start", "stop", "system", "undrop",
+                          "restore", "revoke", "rollback", "start", "stop", "system", "undrop",
                           "watch"})  # fmt: skip
 """First words of statements that a server has and this store refuses."""
 
@@ -144,6 +144,8 @@ class Guard:
             name = last.value.lower()
             if (name in self._functions or name in CALLS_REFUSED) and not (writer and name == "input"):
                 raise Refusal(ACCESS_DENIED, f"function `{name}` is not served")
+        elif last.low == "parallel" and token.low == "with":
+            raise Refusal(ACCESS_DENIED, "`PARALLEL WITH` is not served: one request is one statement")
         elif last.low == "into" and token.low == "outfile":
             raise Refusal(ACCESS_DENIED, "`INTO OUTFILE` is not served")
         elif last.low == "from" and token.low == "infile":
