@@ -46,11 +46,16 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = Tru
             beside.unlink()
         raise
     if sync:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk: what was renamed or removed there stays so after a loss of power."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_run_file(path: Path, fields: Mapping[str, Any]) -> None:

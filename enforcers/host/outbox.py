@@ -8,7 +8,7 @@ from typing import Final
 from enforcers.core.box import BoxHead, DoorState, head_bytes, parse_box, parse_checkpoint
 from enforcers.core.lanes import FrameRef
 from schemas.errors import OperatorFault, PeerFault
-from schemas.process import private_dir, write_atomic
+from schemas.process import private_dir, sync_folder, write_atomic
 
 CACHE_BYTES: Final = 16 << 20
 """Boxes that were just written are sent from memory; older ones are read again."""
@@ -35,6 +35,7 @@ class Outbox:
 
     def load(self) -> tuple[int, dict[int, DoorState], list[BoxHead]]:
         """Checkpoint and the boxes behind it. Raises OperatorFault naming the file that is damaged or missing."""
+        self._settle()
         path = self.folder / "checkpoint.json"
         cut_no, doors = parse_checkpoint(path.read_bytes(), str(path)) if path.exists() else (0, {})
         heads = []
@@ -52,6 +53,18 @@ class Outbox:
             if number != expected or heads[-1].cut_no != number:
                 raise OperatorFault(f"{self._path(expected)}: is missing, and {file.name} follows; restore it to go on")
         return cut_no, doors, heads
+
+    def _settle(self) -> None:
+        """A crash may have come between a rename and its sync: make the names last before anything found here is sent.
+
+        Else a loss of power could take back a box whose frames are stored, and its records would be sealed a second time.
+        """
+        if not self._sync:
+            return
+        try:
+            sync_folder(self.folder)
+        except OSError as fault:
+            raise OperatorFault(f"{self.folder}: cannot be synced: {fault.strerror}") from fault
 
     def _head(self, file: Path) -> BoxHead:
         size = file.stat().st_size

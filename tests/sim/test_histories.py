@@ -26,7 +26,7 @@ KINDS = {
     "died before allocation", "died before rename of a segment", "died before a lost record", "died between box and commit",
     "no space", "no space for a segment", "sync fails", "folder sync fails", "power loss", "power loss undoes a change",
     "door died", "half a record behind the last", "host died", "spool full", "outbox at its limit",
-    "box cannot be written",
+    "box cannot be written", "host cannot start",
     # Kafka
     "send: lost", "send: late", "send: twice", "send: kept but failed", "acks reordered", "a late message arrives",
     "frame sent again", "broker down", "new broker", "broker drops the oldest", "message to a broker that is gone",

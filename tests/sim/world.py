@@ -194,6 +194,9 @@ class World:
         try:
             self.host = Host(self.story, self.truth, self.home, self.config, HOST_KEY, self.broker, self.wire)
         except OperatorFault as fault:
+            if self.disk.ails and "cannot be synced" in str(fault):
+                self.story.fault("host cannot start")
+                return
             raise Broken("starts", str(fault).replace(str(self.root), "")) from fault
         except AssertionError as fault:
             raise Broken("starts", f"assertion: {fault}") from fault
