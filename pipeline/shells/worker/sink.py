@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import clickhouse_connect
 import pyarrow as pa
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault, WardlineError
@@ -172,17 +172,17 @@ class Sink:
         except PeerFault as fault:
             self.close()
             raise StoreAway(str(fault)) from fault
-        except DatabaseError as fault:
+        except (ClickHouseError, OSError) as fault:
             self.close()
             text = _line(fault)
             if FENCED in text:
                 raise Fenced("another worker has taken a partition of this one") from fault
             if "ACCESS_DENIED" in text and "system.processes" in text:
                 raise OperatorFault("the store's writer needs SELECT on system.processes, to see inserts end") from fault
-            raise StoreRefuses(f"the store refuses: {text}") from fault
-        except (ClickHouseError, OSError) as fault:
-            self.close()
-            raise StoreAway(f"the store is away: {_line(fault)}") from fault
+            # an OperationalError is a DatabaseError too: no connection, no answer, or a 503
+            if isinstance(fault, DatabaseError) and not isinstance(fault, OperationalError):
+                raise StoreRefuses(f"the store refuses: {text}") from fault
+            raise StoreAway(f"the store is away: {text}") from fault
 
     def close(self) -> None:
         """Let the connection go."""
@@ -193,4 +193,6 @@ class Sink:
 
 
 def _line(fault: BaseException) -> str:
-    return (" ".join(str(fault).split()) or type(fault).__name__)[:300]
+    """A fault in one line. The URL of a request, which has the whole statement in it, is left out."""
+    text = " ".join(str(fault).partition(" with url: ")[0].split())
+    return (text or type(fault).__name__)[:300]

@@ -33,6 +33,7 @@ FINISH_S: Final = 4.0
 
 SAY_LAST_S: Final = 1.0
 STOP_S: Final = 3.5
+INSERT_GRACE_S: Final = 10
 SAY_S: Final = 0.5
 LOOK_S: Final = 0.1
 
@@ -42,9 +43,9 @@ def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
 
     Raises OperatorFault when another worker of this home reads the embedded broker, or a key or security file is wrong.
     """
-    # imports of Faust and its friends are chatty at INFO
-    for chatty in ("faust", "mode", "clickhouse_connect", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty, level in (("faust", logging.WARNING), ("mode", logging.WARNING),
+                          ("clickhouse_connect", logging.ERROR), ("urllib3", logging.ERROR)):  # fmt: skip
+        logging.getLogger(chatty).setLevel(level)
     lock: Lock | None = None
     if embedded_broker(config):
         # it cannot rebalance, so a second worker would read everything again and fence the first
@@ -127,7 +128,10 @@ class _Worker:
             key_of=Trust(self._home.trusted("hosts")).verifier, generation=lambda: app.consumer_generation_id, slot=self._slot,
         )  # fmt: skip
         app = self._app = make_app(self._home, self._config, slot=self._slot, servers=servers, pump=pump)
-        Watchdog(limit_s=self._config.worker.watchdog_s, signs=self._signs, broker=self._broker).start()
+        own = self._config.worker
+        # an insert that is allowed to take longer than the watchdog waits is no standstill
+        limit_s = max(own.watchdog_s, own.insert_timeout_s + INSERT_GRACE_S)
+        Watchdog(limit_s=limit_s, signs=self._signs, broker=self._broker).start()
         started = asyncio.create_task(app.start())
         jobs = [asyncio.create_task(job) for job in (pump.clock(), herald.run(), self._say_all())]
         ended = asyncio.create_task(pump.ended())
