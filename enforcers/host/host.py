@@ -141,6 +141,8 @@ class _Host:
         while True:
             busiest = 0
             for engine in list(self._engines.values()):
+                if self._engines.get(engine.name) is not engine:
+                    continue  # it was given back, and closed, while another one was sealed
                 cut = await loop.run_in_executor(self._thread, engine.step)
                 if cut is not None:
                     engine.commit(cut)

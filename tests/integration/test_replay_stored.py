@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from enforcers.doors.progress import door_said
 from schemas.home import Home
 from tests.support.data import REPOSITORY
@@ -125,3 +127,24 @@ def test_a_full_spool_and_outbox_make_it_wait_and_nothing_is_refused_for_that(tm
         assert calls(home) == (40_000, 40_000, 40_000, 0)
         assert home.sql("SELECT DISTINCT reason FROM calls ORDER BY reason") == [("forbid",), ("no-permit",), ("permit",)]
         assert home.sql("SELECT count() FROM gaps") == [(0,)]
+
+
+@pytest.mark.soak
+def test_a_host_that_an_enforcer_has_adopted_is_given_back(wardline: Wardline, tmp_path: Path) -> None:
+    """Without a broker the enforcer cannot finish with what the dead replay left, so it still holds it when the run resumes."""
+    path = repeat(tmp_path / "calls.jsonl", 4)
+    with_policies(wardline).start_all()
+    process = wardline.popen("replay", str(path), "--rate", "500")
+    wait_until(lambda: calls(wardline)[0] > 300, 60, lambda: wardline.said("replay"))
+    wardline.kill("broker")
+    wardline.kill("work-1")  # it would end when the broker is a new one, and here is nobody to start it again
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    wait_until(lambda: "host replay-1 is adopted" in wardline.said("enforce-1"), 30, lambda: wardline.said("enforce-1"))
+    resumed = wardline.popen("replay", str(path), "--resume", log="resumed")
+    wait_until(lambda: "host replay-1 is wanted back" in wardline.said("enforce-1"), 30, lambda: wardline.said("enforce-1"))
+    wardline.start("broker")
+    wardline.start("work-1")
+    assert resumed.wait(120) == 0, wardline.said("resumed")
+    assert calls(wardline) == (4000, 4000, 4000, 0)
+    assert wardline.sql("SELECT count() FROM gaps") == [(0,)]
