@@ -187,7 +187,9 @@ class Front:
                 sql = text.decode()
         except UnicodeDecodeError:
             raise Refusal(SYNTAX_ERROR, "the query is not UTF-8") from None
-        return "write", Memory.nothing(), await self._write(self._ask(request, statement, sql), body)
+        # a client that leaves while its insert waits ends this request, and what the request closes must not be the insert's
+        # data: another body would get its number, and the insert would read that
+        return "write", Memory.nothing(), await self._write(self._ask(request, statement, sql), body.handed_over())
 
     def _ask(self, request: _Request, statement: Statement, sql: str) -> Ask:
         given, settings = request.given, []
