@@ -88,13 +88,14 @@ def test_two_workers_share_the_partitions_and_each_record_is_stored_once(site: S
 
 def test_a_worker_that_is_killed_and_comes_back_costs_nothing(site: Site) -> None:
     with Load(site) as load:
-        for _ in range(3):
+        for _ in range(2):
             time.sleep(1)
             site.kill_worker("work-2")
             site.wardline.start("work-2")
     load.check()
 
 
+@pytest.mark.soak
 def test_a_worker_that_stays_away_is_replaced_by_the_other(site: Site) -> None:
     with Load(site) as load:
         time.sleep(1)
@@ -111,14 +112,13 @@ def test_a_worker_that_stays_away_is_replaced_by_the_other(site: Site) -> None:
 
 def test_a_worker_that_was_stopped_past_its_session_stores_nothing_more(site: Site) -> None:
     with Load(site) as load:
-        for _ in range(2):
-            time.sleep(0.7)
-            site.worker("work-2").send_signal(signal.SIGSTOP)
-            wait_until(lambda: len(partitions(site, "work-1")) == PARTITIONS, 30, "the other has all")
-            time.sleep(1)
-            site.worker("work-2").send_signal(signal.SIGCONT)
-            assert site.worker("work-2").wait(20) == 75
-            site.wardline.start("work-2")
+        time.sleep(0.7)
+        site.worker("work-2").send_signal(signal.SIGSTOP)
+        wait_until(lambda: len(partitions(site, "work-1")) == PARTITIONS, 30, "the other has all")
+        time.sleep(1)
+        site.worker("work-2").send_signal(signal.SIGCONT)
+        assert site.worker("work-2").wait(20) == 75
+        site.wardline.start("work-2")
     load.check()
 
 
@@ -141,6 +141,7 @@ def test_of_two_processes_with_one_slot_the_first_ends(site: Site, kafka: Kafka,
     load.check()
 
 
+@pytest.mark.soak
 def test_a_broker_that_is_away_for_a_while_costs_nothing(site: Site, kafka: Kafka) -> None:
     host = site.host
     site.send([(n, host.frame(20, n)) for n in range(PARTITIONS)])

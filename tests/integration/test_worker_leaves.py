@@ -44,10 +44,8 @@ def test_the_rows_of_a_client_that_left_are_its_own(wardline: Wardline) -> None:
     time.sleep(0.3)
     leaver.close()  # as the kernel does for a process that was killed
     time.sleep(0.3)
-    stayers = [
-        threading.Thread(target=_do, args=(wardline, "INSERT INTO wardline.leaver FORMAT TabSeparated", f"stayer{n}\n".encode()))
-        for n in range(3)
-    ]
+    sql = "INSERT INTO wardline.leaver FORMAT TabSeparated"
+    stayers = [threading.Thread(target=_do, args=(wardline, sql, f"stayer{n}\n".encode())) for n in range(3)]
     for thread in stayers:
         thread.start()
     for thread in (slow, *stayers):
