@@ -11,6 +11,7 @@
     hosts/NAME/doors/BOOT/      a door's spool: 00000001.seg ..., door.json when it is closed
     hosts/NAME/outbox/          cuts: 00000001.box ..., checkpoint.json
     hosts/NAME/bundle/DIGEST.json    the compiled policies that its doors run
+    faust/SLOT/                 Faust insists on a folder; nothing of ours is in it
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
 """
 

@@ -54,7 +54,7 @@ INFLIGHT_BYTES_MAX: Final = 3_000_000
 """Bytes per partition that are sent but not stored, on the embedded broker (it drops the oldest above 5 MiB)."""
 
 LANE_AHEAD_MAX: Final = 4096
-"""Frames of one lane that may be stored beyond a missing one. More than that are not read on until the gap closes."""
+"""How far beyond a missing frame a lane is stored. What is further is put off: not stored, and sent again by its host."""
 
 POLICY_FILE_BYTES_MAX: Final = 4 * MIB
 """Bytes of one policy file."""
