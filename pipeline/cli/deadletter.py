@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from pipeline.cli.common import Commands, add_clickhouse, add_kafka, config_of, home_of
 from schemas.config import Config
-from schemas.errors import OperatorFault, PeerFault
+from schemas.errors import FrameFault, OperatorFault, PeerFault
+from schemas.frame import parse_frame
 from schemas.home import Home
 from schemas.limits import MIB
 from schemas.links import kafka_security, kafka_servers, store_link
@@ -194,6 +195,18 @@ def _check(letters: Sequence[Letter], config: Config) -> None:
             )
 
 
+def own_partition(data: bytes, came_in: int, partitions: int) -> int:
+    """Where a dead letter's bytes belong: where its frame says, else where it came in.
+
+    A copy that somebody put into another partition has replaced the letter's row; it must not lead the frame there for ever.
+    """
+    try:
+        partition = parse_frame(data).head.lane.partition
+    except FrameFault:
+        return came_in
+    return partition if partition < partitions else came_in
+
+
 async def _retry(client: Any, home: Home, config: Config, letters: Sequence[Letter]) -> int:
     from aiokafka import AIOKafkaProducer
     from aiokafka.errors import KafkaError
@@ -212,7 +225,8 @@ async def _retry(client: Any, home: Home, config: Config, letters: Sequence[Lett
             _mark(client, config, letter, RETRIED)
             try:
                 topic = Topics(config.kafka.prefix).calls
-                await asyncio.wait_for(producer.send_and_wait(topic, data, partition=letter.partition), WAIT_S)
+                partition = own_partition(data, letter.partition, config.kafka.partitions)
+                await asyncio.wait_for(producer.send_and_wait(topic, data, partition=partition), WAIT_S)
             except (TimeoutError, KafkaError, OSError):
                 _mark(client, config, letter, letter.state)
                 print(f"wardline: {sent} of {len(letters)} were sent", file=sys.stderr)

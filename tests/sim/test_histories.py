@@ -100,3 +100,10 @@ def test_every_kind_of_fault_comes_up() -> None:
     for seed in range(SEEDS_OF_CORNERS):
         seen += outcome(seed)[1]
     assert set() == KINDS - seen.keys()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_ten_thousand_more_histories_hold() -> None:
+    broken = {seed: told.broken for seed in range(SEEDS, 11 * SEEDS) if (told := tell(seed)).broken}
+    assert broken == {}, "python -m tests.sim --seed N prints a history"

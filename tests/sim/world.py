@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.cli.deadletter import own_partition
 from schemas.config import Config, Enforcer, Kafka
 from schemas.config import Worker as Work
 from schemas.errors import OperatorFault, SpoolFull
@@ -367,9 +368,9 @@ class World:
     def _letters_retried(self) -> None:
         """What `wardline deadletter retry` does, once the workers have learned to read: their bytes go to Kafka again."""
         for digest in sorted(self.truth.letters.keys() & self.store.letters.keys()):
-            partition, data = self.store.letters[digest]
+            came_in, data = self.store.letters[digest]
             self.story.fault("dead letter retried")
-            self.broker.produce(self.broker.identity, partition, data)
+            self.broker.produce(self.broker.identity, own_partition(data, came_in, PARTITIONS), data)
 
     def _judge(self) -> None:
         self._host_dies()
