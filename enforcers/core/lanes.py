@@ -6,7 +6,8 @@
 
 A frame leaves only when the frontier of its lane passes it. While a frontier stands still the head of its lane is sent again:
 one frame after `resend_ns`, then twice as many after twice the time, and so on, so that one lost frame is made good at once
-and a store that is away for an hour is not buried under copies. Time comes in as an argument (monotonic nanoseconds).
+and a store that is away for an hour is not buried under copies. When the frontier then stops exactly behind what was sent
+again, the frames that follow are lost too: twice as many go at once. Time comes in as an argument (monotonic nanoseconds).
 """
 
 import enum
@@ -56,6 +57,10 @@ class _LaneState:
     moved_ns: int | None = None
     """When the frontier last moved, or the lane's first frame reached Kafka; None while nothing is in Kafka."""
     probes: int = 0
+    probed: int = 0
+    """The highest frame that the last probe sent again."""
+    suspect: int = 0
+    """The highest frame that was in Kafka when the frontier first stood still: up to here, more may be lost."""
     frames: "OrderedDict[int, FrameRef]" = field(default_factory=OrderedDict)
 
 
@@ -120,10 +125,14 @@ class LaneBook:
     def _probe(self, state: _LaneState, now_ns: int) -> None:
         if state.moved_ns is None or not state.frames:
             return
-        if now_ns - state.moved_ns < self._resend_ns * min(2**state.probes, RESEND_BACKOFF_MAX):
+        lost_more = state.probes > 0 and state.frontier == state.probed
+        if not lost_more and now_ns - state.moved_ns < self._resend_ns * min(2**state.probes, RESEND_BACKOFF_MAX):
             return
+        if not state.probes:
+            state.suspect = max((n for n, ref in state.frames.items() if ref.where is Where.IN_KAFKA), default=0)
         many = min(2**state.probes, RESEND_FRAMES_MAX)
         for ref in list(state.frames.values())[:many]:
+            state.probed = ref.frame_no
             if ref.where is Where.IN_KAFKA:
                 ref.where = Where.WAITING
         state.probes += 1
@@ -169,7 +178,9 @@ class LaneBook:
         state = self._lanes.get(lane)
         if state is None or not self.plausible(lane, frame_no) or frame_no <= state.frontier:
             return []
-        state.frontier, state.moved_ns, state.probes = frame_no, now_ns, 0
+        state.frontier, state.moved_ns = frame_no, now_ns
+        if frame_no != state.probed or frame_no >= state.suspect:
+            state.probes = 0
         passed = []
         while state.frames:
             first = next(iter(state.frames))
@@ -184,7 +195,7 @@ class LaneBook:
                 self._flight[lane.partition] -= ref.size
             passed.append(ref)
         if not state.frames:
-            state.moved_ns = None
+            state.moved_ns, state.probes = None, 0
             if lane.host_boot != self._boot:
                 del self._lanes[lane]
         return passed

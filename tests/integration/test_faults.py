@@ -2,6 +2,7 @@
 
 import json
 import random
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.keys import own_key
 from tests.support.faults import (
     Fault,
     Movement,
@@ -38,6 +40,12 @@ def tenth(tmp_path: Path) -> Path:
     return every(agentdojo_calls(), 10, tmp_path / "tenth.jsonl")
 
 
+def on_a_real_kafka(home: Wardline, kafka: Kafka, more: str = "") -> None:
+    """Use a real broker, with topics and a group that no other test has."""
+    home.kafka = kafka.address
+    home.home.config.write_text(f'[kafka]\nprefix = "{secrets.token_hex(4)}."\n{more}')
+
+
 def ready(home: Wardline, *words: str) -> None:
     install_policies(home)
     home.up(*words)
@@ -57,8 +65,7 @@ def test_each_process_of_the_embedded_default_is_killed_in_turn(wardline: Wardli
 
 
 def test_each_process_is_killed_in_turn_with_a_real_kafka(wardline: Wardline, kafka: Kafka, tenth: Path) -> None:
-    wardline.kafka = kafka.address
-    wardline.home.config.write_text(QUICK)
+    on_a_real_kafka(wardline, kafka, QUICK)
     ready(wardline, "--workers", "2")
     faults: list[Fault] = [kill(wardline, "work-1"), kafka_down(kafka, 2), kill(wardline, "replay-1"), kill(wardline, "store")]
     while_replaying(wardline, tenth, 600, faults, every_s=3)
@@ -68,8 +75,7 @@ def test_each_process_is_killed_in_turn_with_a_real_kafka(wardline: Wardline, ka
 def test_a_worker_that_was_stopped_in_an_insert_comes_back_and_stores_nothing_twice(
     wardline: Wardline, kafka: Kafka, tenth: Path
 ) -> None:
-    wardline.kafka = kafka.address
-    wardline.home.config.write_text(QUICK)
+    on_a_real_kafka(wardline, kafka, QUICK)
     ready(wardline, "--workers", "2")
     outage = 14.0
     with Movement(wardline) as movement, replaying(wardline, tenth, 500):
@@ -82,12 +88,14 @@ def test_a_worker_that_was_stopped_in_an_insert_comes_back_and_stores_nothing_tw
 def test_a_second_worker_under_the_same_slot_makes_one_of_them_leave(
     wardline: Wardline, kafka: Kafka, tenth: Path, tmp_path: Path
 ) -> None:
-    wardline.kafka = kafka.address
+    on_a_real_kafka(wardline, kafka)
     ready(wardline, "--workers", "2")
     with Wardline(tmp_path / "other") as other, Movement(wardline) as movement:
         # another machine, to which somebody has copied the whole set-up, the slot included
         store = wardline.status()["processes"]
         address = next(process["address"] for process in store if process["name"] == "store")
+        own_key(wardline.home, "hosts", "replay-1")  # pinned before it is copied; frames of unknown hosts are dead letters
+        other.home.config.write_bytes(wardline.home.config.read_bytes())
         for folder in ("keys", "trust", "secrets"):
             shutil.copytree(wardline.home.root / folder, other.home.root / folder)
         other.kafka, other.clickhouse = kafka.address, f"http://{address}"
@@ -162,7 +170,7 @@ def test_one_process_of_the_embedded_default_dies_or_stops(wardline: Wardline, t
 def test_one_process_dies_or_stops_with_a_real_kafka(
     wardline: Wardline, kafka: Kafka, tenth: Path, name: str, how: str
 ) -> None:
-    wardline.kafka = kafka.address
+    on_a_real_kafka(wardline, kafka)
     ready(wardline, "--workers", "2")
     if name == "kafka":
         fault = kafka_down(kafka, 1) if how == "killed" else kafka_stopped(kafka, 40)
@@ -195,7 +203,7 @@ CHANGES: dict[str, Callable[[Wardline, Kafka], tuple[Fault, float]]] = {
 @pytest.mark.soak
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_in_mid_load_stalls_nobody_for_long(wardline: Wardline, kafka: Kafka, tenth: Path, change: str) -> None:
-    wardline.kafka = kafka.address
+    on_a_real_kafka(wardline, kafka)
     ready(wardline, "--workers", "2")
     fault, outage = CHANGES[change](wardline, kafka)
     with Movement(wardline) as movement, replaying(wardline, tenth, 200):

@@ -105,6 +105,29 @@ def test_a_frontier_that_stands_still_has_the_head_sent_again_and_then_more() ->
     assert send_all(lanes, 9 * RESEND) == [3], "a frontier that moved starts over"
 
 
+def test_when_the_frontier_stops_behind_what_was_sent_again_more_goes_at_once() -> None:
+    lanes = book(frames=20)
+    send_all(lanes, 0)
+    assert send_all(lanes, RESEND) == [1]
+    sent, frontier = [], 1
+    while frontier < 20:  # all of them were lost: only what is sent again is ever stored
+        lanes.stored(lanes.lane(0), frontier, RESEND)
+        sent.append(send_all(lanes, RESEND))
+        frontier = sent[-1][-1]
+    assert sent == [[2, 3], [4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [16, 17, 18, 19, 20]]
+
+
+def test_frames_that_came_after_the_frontier_stood_still_are_not_taken_for_lost() -> None:
+    lanes = book(frames=1)
+    send_all(lanes, 0)
+    assert send_all(lanes, RESEND) == [1]
+    for number in (2, 3):
+        lanes.commit(ref(lanes.lane(0), number), bytes([number]) * 32)
+    assert send_all(lanes, RESEND) == [2, 3]
+    lanes.stored(lanes.lane(0), 1, RESEND)
+    assert send_all(lanes, RESEND) == []
+
+
 def test_the_wait_between_probes_has_an_end() -> None:
     lanes = book(frames=1)
     now = sent = 0
