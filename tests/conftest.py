@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.data import NO_DATA
+from tests.support.fulldisk import NO_MOUNT
 from tests.support.home import Wardline
 from tests.support.kafka import NO_JAVA, Kafka, have_java
 from tests.support.store import shared_store, store
@@ -19,7 +20,7 @@ settings.load_profile("searching" if os.environ.get("WARDLINE_SEARCH") else "rep
 
 __all__ = ["kafka", "shared_store", "store", "wardline"]
 
-MAY_SKIP = (NO_DATA,)
+MAY_SKIP = (NO_DATA, NO_MOUNT)
 """Why a test may be skipped on a machine that has Java and Maven. On one without, NO_JAVA is one more."""
 
 _skipped: list[str] = []
