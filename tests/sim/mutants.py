@@ -288,7 +288,7 @@ PLANTED: dict[str, tuple[Planted, str]] = {
     "a frontier that is believed unverified": (frontier_believed_unverified, "frontier"),
     "a revoke that does not drain": (revoked_without_draining, "drain"),
     "a start that ignores the last box": (last_box_ignored_at_start, "once"),
-    "a forged number that shadows the real frame": (forged_number_shadows_the_real_frame, "frontier"),
+    "a forged number that shadows the real frame": (forged_number_shadows_the_real_frame, "ends"),
     "a spool that is swept before its box is written": (spool_swept_before_the_box_is_written, "trim"),
     "a dead door that is buried twice": (dead_door_buried_twice, "lost"),
     "a finished door that is read again": (closed_door_read_again, "runs"),

@@ -7,7 +7,7 @@ from tests.sim.story import Broken
 from tests.sim.world import World, scratch
 
 SEEDS_MAX = 150
-"""Three times what the slowest of them took when it was written."""
+"""More than twice what the rarest of them needed when it was written (58)."""
 
 
 @pytest.mark.parametrize("bug", PLANTED)
