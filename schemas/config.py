@@ -136,7 +136,19 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
         if not isinstance(table, dict):
             raise OperatorFault(f"{name}: `{section}` is not a section")
         parts[section] = _section(kind, table, f"{name}: {section}")
-    return Config(**parts)
+    config = Config(**parts)
+    own = config.enforcer
+    if own.spool_bytes < 2 * own.segment_bytes:
+        raise OperatorFault(
+            f"{name}: enforcer.spool_bytes: {own.spool_bytes} is less than two segments of {own.segment_bytes} bytes"
+            " (segment_bytes)"
+        )
+    if own.spool_reserved_bytes > own.spool_bytes - own.segment_bytes:
+        raise OperatorFault(
+            f"{name}: enforcer.spool_reserved_bytes: {own.spool_reserved_bytes} leaves no segment for allowed calls"
+            f" of {own.spool_bytes} bytes (spool_bytes)"
+        )
+    return config
 
 
 def _section(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:

@@ -237,6 +237,10 @@ class Engine:
             "spool_bytes": sum(f.stat().st_size for f in self._doors_folder.glob("*/*.seg")),
         }
 
+    def torn(self) -> list[str]:
+        """What is damaged in the spools of doors that are not finished; records behind it cannot be read."""
+        return [f"door {boot:016x}: {door.reader.torn}" for boot, door in list(self._doors.items()) if door.reader.torn]
+
     def close(self) -> None:
         """Let go of everything; the folder is as a crash would leave it, which is all that the next start needs."""
         for door in self._doors.values():

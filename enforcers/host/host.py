@@ -212,6 +212,7 @@ class _Host:
             said |= engine.figures()
             said |= {"stored_seq": engine.stored_seq(), "full": engine.full, "living": engine.living()}
             said["adopted"] = {name: other.figures() for name, other in self._engines.items() if name != self._name}
+            said["torn"] = [line for other in self._engines.values() for line in other.torn()]
             for stage in ("spooled", "sealed", "sent", "stored"):
                 LAG.labels(stage).set(said[stage])
             for what in ("outbox_bytes", "spool_bytes"):

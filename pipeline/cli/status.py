@@ -177,6 +177,7 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
             value = figures.get(stage)
             found.lag[stage] += value if isinstance(value, int) else 0
     found.blocked += [f"{name}: {said[key]}" for key in BLOCKERS if said.get(key)]
+    found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
 
 
 def _bytes(files: Iterable[Path]) -> int:

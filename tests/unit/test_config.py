@@ -1,0 +1,41 @@
+"""The configuration file: what is wrong is named by file, key, value and bound, and so are limits that do not fit together."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.config import Config, load_config
+from schemas.errors import OperatorFault
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "wardline.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_no_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(tmp_path / "absent.toml") == Config() == load(tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[kafka]\npartitions = 0", "kafka.partitions: 0 is outside 1 to 1024"),
+        ("[kafka]\npartitions = true", "kafka.partitions: `True` is not int"),
+        ("[kafka]\nsecurity_protocol = 'TLS'", "kafka.security_protocol: `TLS` is none of PLAINTEXT, SSL, SASL_PLAINTEXT"),
+        ("[kafka]\nserver = 'x'", "kafka.server: unknown key, known are servers,"),
+        ("[kafak]\nservers = 'x'", "unknown section `kafak`, known are kafka,"),
+        ("kafka = 1", "`kafka` is not a section"),
+        ("[kafka", "wardline.toml: expected ']'"),
+        ("[enforcer]\nfsync = 1", "enforcer.fsync: `1` is not true or false"),
+        ("[enforcer]\nspool_bytes = 8388608", "enforcer.spool_bytes: 8388608 is less than two segments of 8388608 bytes"),
+        ("[enforcer]\nspool_reserved_bytes = 134217728", "enforcer.spool_reserved_bytes: 134217728 leaves no segment"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(OperatorFault) as caught:
+        load(tmp_path, text)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "wardline.toml"))
+    assert "\n" not in str(caught.value)
