@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.wardline-set-up
 KERNELS := $(wildcard ext/*.pyx ext/*.pxd ext/_build.py)
 ARGS ?=
+# test processes: most tests wait for processes of their own more than they compute
+JOBS ?= 3
 
 .PHONY: help up setup test lint soak kafka bench clean
 
@@ -50,7 +52,7 @@ lint: setup
 # the tests on a real Kafka run where Java and Maven are; its jars are fetched here, not in the middle of a test
 test: lint
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/run.py --fetch; fi
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: setup
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/run.py --fetch; fi

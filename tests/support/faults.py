@@ -30,36 +30,36 @@ def kill(home: Wardline, name: str) -> Fault:
     return act
 
 
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP around the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def stop_for(home: Wardline, name: str, seconds: float) -> Fault:
     """SIGSTOP, and SIGCONT after a while."""
 
     def act() -> None:
-        pid = home.pid(name)
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with _stopped(home.pid(name)):
             time.sleep(seconds)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
     return act
 
 
 def stop_in_insert(home: Wardline, name: str, seconds: float) -> Fault:
-    """Stop a worker while its insert is under way: the store is held for a moment, so that inserts pile up in it."""
+    """Stop a worker while its insert is under way: the store is held for a moment, so that the insert hangs in it."""
 
     def act() -> None:
-        store = home.pid("store")
-        os.kill(store, signal.SIGSTOP)
-        time.sleep(1.0)
-        pid = home.pid(name)
-        os.kill(pid, signal.SIGSTOP)
-        os.kill(store, signal.SIGCONT)
-        try:
+        with contextlib.ExitStack() as worker:
+            with _stopped(home.pid("store")):
+                time.sleep(1.0)
+                worker.enter_context(_stopped(home.pid(name)))
             time.sleep(seconds)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
     return act
 

@@ -1,5 +1,6 @@
 """The main job on real input: AgentDojo's calls as a file, what Cedar itself says of each, and the check of what was stored."""
 
+import fcntl
 import functools
 import json
 import random
@@ -24,11 +25,13 @@ CALLS = 137_374
 def agentdojo_calls() -> Path:
     """All of AgentDojo as a recorded-calls file; made once for a checkout (by whoever changes the maker: remove `.cache`)."""
     archive = data_folder() / "agentdojo"
-    if not CACHE.exists():
-        CACHE.parent.mkdir(exist_ok=True)
-        part = CACHE.with_suffix(".part")
-        assert agentdojo.main([str(archive), str(part)]) == 0
-        part.rename(CACHE)
+    CACHE.parent.mkdir(exist_ok=True)
+    with CACHE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if not CACHE.exists():
+            part = CACHE.with_suffix(".part")
+            assert agentdojo.main([str(archive), str(part)]) == 0
+            part.rename(CACHE)
     return CACHE
 
 
