@@ -60,7 +60,7 @@ def finish(home: Wardline, expected: list[Line]) -> None:
 def test_each_process_of_the_embedded_default_is_killed_in_turn(wardline: Wardline, tenth: Path) -> None:
     ready(wardline)
     names = ("work-1", "replay-1", "store", "broker", "enforce-1")
-    while_replaying(wardline, tenth, 600, [kill(wardline, name) for name in names], every_s=3)
+    while_replaying(wardline, tenth, 600, [kill(wardline, name) for name in names], every_s=3, rounds=1)
     finish(wardline, judged(tenth))
 
 
@@ -68,7 +68,7 @@ def test_each_process_is_killed_in_turn_with_a_real_kafka(wardline: Wardline, ka
     on_a_real_kafka(wardline, kafka, QUICK)
     ready(wardline, "--workers", "2")
     faults: list[Fault] = [kill(wardline, "work-1"), kafka_down(kafka, 2), kill(wardline, "replay-1"), kill(wardline, "store")]
-    while_replaying(wardline, tenth, 600, faults, every_s=3)
+    while_replaying(wardline, tenth, 350, faults, every_s=3, rounds=1)
     finish(wardline, judged(tenth))
 
 

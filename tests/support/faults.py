@@ -129,14 +129,15 @@ def replaying(home: Wardline, file: Path, rate: int, *words: str) -> Iterator["s
     assert code == 0, f"the replay ended with {code}: {home.said('replay')}"
 
 
-def while_replaying(home: Wardline, file: Path, rate: int, faults: Sequence[Fault], *, every_s: float) -> int:
-    """Replay a file; while it runs, cause one fault after another, beginning anew at the end. Returns how many."""
+def while_replaying(
+    home: Wardline, file: Path, rate: int, faults: Sequence[Fault], *, every_s: float, rounds: int | None = None
+) -> None:
+    """Replay a file; while it runs, cause one fault after another, so many rounds of them (None: until it is over)."""
     caused = 0
     with replaying(home, file, rate) as process:
-        while process.poll() is None:
+        while process.poll() is None and (rounds is None or caused < rounds * len(faults)):
             time.sleep(every_s)
             if process.poll() is None:
                 faults[caused % len(faults)]()
                 caused += 1
     assert caused >= len(faults), f"the replay was over after {caused} faults"
-    return caused
