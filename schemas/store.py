@@ -93,6 +93,8 @@ FRONTIER_SCHEMA: Final = pa.schema(
 )
 """The Arrow columns of an insert into `frontiers`: the floor of a lane whose first frames were dropped with an old day."""
 
+INSERT_FORMAT: Final = "ArrowStream"
+
 INSERT_SETTINGS: Final[Mapping[str, str]] = {
     "async_insert": "0",
     "optimize_on_insert": "0",
@@ -137,7 +139,12 @@ def structure(schema: pa.Schema) -> str:
 
 
 def insert_sql(database: str, owned: Mapping[int, int]) -> str:
-    """The insert into `records` of a batch whose rows lie in the partitions of `owned` (partition -> our epoch).
+    """The insert into `records` of a batch, `fenced_into` with the format of its data."""
+    return f"INSERT INTO {fenced_into(database, owned)} FORMAT {INSERT_FORMAT}"
+
+
+def fenced_into(database: str, owned: Mapping[int, int]) -> str:
+    """Where a batch goes whose rows lie in the partitions of `owned` (partition -> our epoch): what follows `INSERT INTO`.
 
     Its data is one Arrow stream with INSERT_SCHEMA. It stores everything, or nothing: with FENCED when another worker has taken
     one of the partitions.
@@ -152,8 +159,8 @@ def insert_sql(database: str, owned: Mapping[int, int]) -> str:
         f" WHERE partition IN ({partitions}) GROUP BY partition)"
     )
     return (
-        f"INSERT INTO {base}.records ({columns}) SELECT {columns} FROM input({quote_text(structure(INSERT_SCHEMA))})"
-        f" WHERE throwIf(ifNull(({held}), 0) != {len(owned)}, '{FENCED}') = 0 FORMAT ArrowStream"
+        f"{base}.records ({columns}) SELECT {columns} FROM input({quote_text(structure(INSERT_SCHEMA))})"
+        f" WHERE throwIf(ifNull(({held}), 0) != {len(owned)}, '{FENCED}') = 0"
     )
 
 

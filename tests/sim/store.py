@@ -115,9 +115,10 @@ class Store:
         taken: Taken = self._fate("take-over", do)
         return taken
 
-    def insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
+    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
         """All rows, or none: when one of the epochs is not the highest, or the token is known."""
-        self._fate("insert", lambda: self._insert(stream, token, owned), "late")
+        sent = bytes(stream)  # what is on its way does not change when the worker writes its next stream
+        self._fate("insert", lambda: self._insert(sent, token, owned), "late")
 
     def keep(self, letters: Sequence[Mapping[str, Any]]) -> None:
         """Dead letters; the same bytes replace their row."""

@@ -312,7 +312,7 @@ class _Watched:
     def take_over(self, partition: int) -> Taken:
         return self._store.take_over(partition, GHOST if self._worker.lost_place or self._worker.why else MEMBER)
 
-    def insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
+    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
         try:
             self._store.insert(stream, token, owned)
         except Fenced:

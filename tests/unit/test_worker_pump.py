@@ -52,8 +52,8 @@ class Store:
         lanes = {lane: state for lane, state in self.lanes.items() if lane.partition == partition}
         return Taken(epoch=self.epoch, lanes=lanes, dead={})
 
-    def insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
-        self.tries.append((token, stream))
+    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
+        self.tries.append((token, bytes(stream)))
         self._mood()
         rows = pa.ipc.open_stream(stream).read_all()
         frames = [row["seq"] for row in rows.to_pylist() if row["kind"] == 0]

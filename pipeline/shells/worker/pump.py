@@ -27,7 +27,7 @@ from faust.types import TP
 from pipeline.core.batch import Batch
 from pipeline.core.intake import Accepted, Check, Dead, Duplicate, Judged, judge
 from pipeline.core.ledger import Ledger
-from pipeline.core.rows import FrameRow, insert_stream, insert_token
+from pipeline.core.rows import FrameRow, Room, insert_stream, insert_token
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses, Taken
 from schemas.config import Config
@@ -58,7 +58,7 @@ class Store(Protocol):
     def take_over(self, partition: int) -> Taken:
         """Own a partition."""
 
-    def insert(self, stream: bytes, token: str, owned: Mapping[int, int]) -> None:
+    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
         """Store a batch."""
 
     def keep(self, letters: Sequence[Mapping[str, Any]]) -> None:
@@ -122,6 +122,7 @@ class Pump:
         self._filled = asyncio.Event()
         self._flight: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._room = Room()
         self._moved: dict[Lane, int] = {}
         self._noted_at = time.monotonic()
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -337,7 +338,7 @@ class Pump:
             await self._persist("dead letters", self._store.keep, letters)
         if frames:
             ingested_s = int(time.time())
-            stream = await self._in_thread(lambda: insert_stream(frames, ingested_s).to_pybytes())
+            stream = await self._in_thread(lambda: insert_stream(frames, ingested_s, self._room))
             began = time.monotonic()
             # a crash behind this: the rows are stored, the offsets are not; they are read again and known by lane and number
             await self._persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)

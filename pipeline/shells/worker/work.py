@@ -12,6 +12,8 @@ import signal
 import time
 from typing import Any, Final
 
+import pyarrow as pa
+
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import WorkerApp, make_app
 from pipeline.shells.worker.herald import Herald
@@ -37,6 +39,9 @@ INSERT_GRACE_S: Final = 10
 SAY_S: Final = 0.5
 LOOK_S: Final = 0.1
 
+PAGES_KEPT_MS: Final = 10_000
+"""Unused memory goes back to the system after so long."""
+
 
 def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
     """Run the worker of `slot` (`work-1`) until SIGTERM or SIGINT; returns the exit code.
@@ -46,6 +51,7 @@ def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
     for chatty, level in (("faust", logging.WARNING), ("mode", logging.WARNING),
                           ("clickhouse_connect", logging.ERROR), ("urllib3", logging.ERROR)):  # fmt: skip
         logging.getLogger(chatty).setLevel(level)
+    _prepare_arrow()
     lock: Lock | None = None
     if embedded_broker(config):
         # it cannot rebalance, so a second worker would read everything again and fence the first
@@ -55,6 +61,15 @@ def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
     finally:
         if lock is not None:
             lock.release()
+
+
+def _prepare_arrow() -> None:
+    """Keep pages that batches are made in for the next ones: getting fresh ones took half of the time of a batch."""
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+        pa.jemalloc_set_decay_ms(PAGES_KEPT_MS)
+    # it looks for pandas at its first conversion, which the first frame would wait for
+    pa.array([0]).to_numpy()
 
 
 async def _run(home: Home, config: Config, slot: str, metrics_port: int) -> int:
