@@ -89,6 +89,24 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """`[control]`: the heartbeat, and the API over TCP (off without `listen`) with TLS and client certificates."""
+
+    heartbeat_ms: int = _whole(1_000, 100, 2_000)
+    stale_ms: int = _whole(5_000, 500, 5_000)
+    ack_s: int = _whole(5, 1, 600)
+    watch_ms: int = _whole(50, 10, 60_000)
+    listen: str = ""
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    tls_client_ca_file: str = ""
+    url: str = ""
+    client_certificate_file: str = ""
+    client_key_file: str = ""
+    client_ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file."""
 
@@ -97,6 +115,7 @@ class Config:
     enforcer: Enforcer = field(default_factory=Enforcer)
     worker: Worker = field(default_factory=Worker)
     store: Store = field(default_factory=Store)
+    control: Control = field(default_factory=Control)
 
 
 SECTIONS: Mapping[str, type[Any]] = {
@@ -105,6 +124,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "enforcer": Enforcer,
     "worker": Worker,
     "store": Store,
+    "control": Control,
 }
 
 

@@ -7,10 +7,16 @@
     secrets/{writer,reader}.password
     keys/hosts/NAME.key         Ed25519 private keys, PKCS8 PEM   keys/workers/NAME.key
     trust/hosts/NAME.pub        what the other side pins, PEM     trust/workers/NAME.pub
+    keys/control/KEYID.key      the control keys                  trust/control/KEYID.pub
+    control/journal.sqlite      every change, in order; control/head.json says how far it goes at least
+    run/control.sock            control's API, for this user alone
     hosts/NAME/lock             held by whoever runs (or has adopted) this host
     hosts/NAME/doors/BOOT/      a door's spool: 00000001.seg ..., door.json when it is closed
     hosts/NAME/outbox/          cuts: 00000001.box ..., checkpoint.json
     hosts/NAME/bundle/DIGEST.json    the compiled policies that its doors run
+    hosts/NAME/board            what every door reads before it decides (shared memory), with board.tableN
+    hosts/NAME/doors/BOOT/seen  what that door has applied (shared memory, one writer)
+    hosts/NAME/feed.json        the last epoch and heartbeat that this host accepted, and the keys it then knew
     faust/SLOT/                 Faust insists on a folder; nothing of ours is in it
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
 """
@@ -64,16 +70,30 @@ class Home:
         """The state of one enforcer host."""
         return self.hosts / name
 
+    @property
+    def control(self) -> Path:
+        """Control's journal."""
+        return self.root / "control"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where control listens for commands of this user."""
+        return self.run / "control.sock"
+
+    def board(self, name: str) -> Path:
+        """What the doors of a host read before every decision."""
+        return self.host(name) / "board"
+
     def password(self, user: str) -> Path:
         """The file that holds the password of the store's `writer` or `reader`."""
         return self.root / "secrets" / f"{user}.password"
 
     def private_key(self, role: str, name: str) -> Path:
-        """The signing key of a host or worker; `role` is `hosts` or `workers`."""
+        """The signing key of a host or worker; `role` is `hosts`, `workers` or `control`."""
         return self.root / "keys" / role / f"{name}.key"
 
     def trusted(self, role: str) -> Path:
-        """The folder of pinned public keys, one `NAME.pub` each; `role` is `hosts` or `workers`."""
+        """The folder of pinned public keys, one `NAME.pub` each; `role` is `hosts`, `workers` or `control`."""
         return self.root / "trust" / role
 
     def run_file(self, name: str) -> Path:

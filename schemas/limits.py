@@ -61,3 +61,22 @@ POLICY_FILE_BYTES_MAX: Final = 4 * MIB
 
 POLICIES_MAX: Final = 100_000
 """Policies in one set."""
+
+ENTRY_BYTES_MAX: Final = 64 << 10
+"""Bytes of one message on the control topic. A larger one is refused."""
+
+ENTRY_KEY_BYTES_MAX: Final = 2048
+"""Bytes of the key of a control entry."""
+
+CHUNK_BYTES: Final = 768 << 10
+"""Bytes of one chunk of a packed policy bundle: below the 1 MiB that a Kafka topic takes by default."""
+
+BUNDLE_BYTES_MAX: Final = 256 * MIB
+"""Bytes of a policy bundle, unpacked. A set that compiles to more is refused."""
+
+EMBEDDED_LOG_BYTES_MAX: Final = 2 * MIB
+"""Bytes of live control entries, and of the packed bundle, on the embedded broker, which drops the oldest above 5 MiB.
+Reaching it: the change is refused; a Kafka has no such limit."""
+
+DOORS_MAX: Final = 256
+"""Doors that one acknowledgement names."""

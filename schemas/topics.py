@@ -26,3 +26,18 @@ class Topics:
     def deadletter(self) -> str:
         """Wakes whoever watches dead letters: the rows are in the store; only partition 0 is used."""
         return self.prefix + "deadletter"
+
+    @property
+    def control(self) -> str:
+        """Signed entries in one order, key = entry key; one partition; compacted."""
+        return self.prefix + "control"
+
+    @property
+    def bundles(self) -> str:
+        """Chunks of packed policy bundles, key = digest and number; one partition."""
+        return self.prefix + "bundles"
+
+    @property
+    def acks(self) -> str:
+        """What each host and door has applied, signed, key = host; one partition."""
+        return self.prefix + "acks"

@@ -51,6 +51,10 @@ def wanted_topics(config: Config) -> list[Wanted]:
         Wanted(topics.calls, config.kafka.partitions, "delete", kept | size),
         Wanted(topics.stored, 1, "compact", {}),
         Wanted(topics.deadletter, 1, "delete", kept),
+        Wanted(topics.control, 1, "compact", {}),
+        # an enforcer that joins reads the bundle in force here, however old it is
+        Wanted(topics.bundles, 1, "delete", {"retention.ms": "-1"}),
+        Wanted(topics.acks, 1, "delete", kept),
     ]
 
 

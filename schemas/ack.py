@@ -1,0 +1,93 @@
+"""An acknowledgement: an enforcer host's signed word on what it and each of its doors have applied, and when.
+
+    0 magic `WLA1`   4 Ed25519 signature of the host's key over magic and payload [64]   68 payload, canonical JSON, UTF-8
+
+A host says it on every change and at least every second, so its silence says something too.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from schemas.control import TENANT, Verify
+from schemas.errors import FrameFault
+from schemas.limits import DOORS_MAX
+
+MAGIC: Final = b"WLA1"
+HEAD_BYTES: Final = len(MAGIC) + 64
+STATES: Final = ("joining", "ready", "stale", "stopped")
+"""`joining`: not yet fresh since its start; `stopped`: ended as it should, nothing more comes from this boot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorAck:
+    """One living door of the host."""
+
+    boot: str
+    """16 hex digits."""
+    epoch: int
+    """Every decision that it records from now on obeys all entries up to here, revocations and pause."""
+    policy_digest: str
+    """The policies that it decides by."""
+    applied_ns: int
+    """When it began to, nanoseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What a host says of itself at one moment."""
+
+    host: str
+    boot: str
+    state: str
+    why: str
+    """Why it is not ready, in one line; empty when it is."""
+    epoch: int
+    """What the host itself has applied: it acknowledges for itself when it has no door."""
+    counter: int
+    """The last heartbeat that it accepted."""
+    policy_digest: str
+    applied_ns: int
+    said_ns: int
+    lag_records: int
+    """Records in its spools and outbox that are not known to be stored."""
+    doors: tuple[DoorAck, ...] = ()
+    tenant: str = TENANT
+
+    def encode(self, sign: Callable[[bytes], bytes]) -> bytes:
+        """The Kafka message, signed by the host's frame key; its key is the host's name."""
+        payload = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        return MAGIC + sign(MAGIC + payload) + payload
+
+
+def parse_ack(data: bytes, key_of: Callable[[str], Verify | None]) -> Ack:
+    """Read and verify one. Raises FrameFault `form`, `key` or `signature`."""
+    if len(data) <= HEAD_BYTES or data[: len(MAGIC)] != MAGIC:
+        raise FrameFault("form", f"these {len(data)} bytes are no acknowledgement")
+    try:
+        said: dict[str, Any] = json.loads(data[HEAD_BYTES:])
+        doors = tuple(_made(DoorAck, door) for door in said.pop("doors"))
+        ack: Ack = _made(Ack, {**said, "doors": doors})
+        if ack.state not in STATES or len(doors) > DOORS_MAX:
+            raise ValueError("state or doors")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise FrameFault("form", f"an acknowledgement of {len(data)} bytes cannot be read") from fault
+    check = key_of(ack.host)
+    if check is None:
+        raise FrameFault("key", f"no key is registered for host `{ack.host[:80]}`")
+    try:
+        check(data[len(MAGIC) : HEAD_BYTES], MAGIC + data[HEAD_BYTES:])
+    except Exception as fault:
+        raise FrameFault("signature", f"an acknowledgement is not signed by host `{ack.host[:80]}`") from fault
+    return ack
+
+
+def _made(kind: type[Any], said: dict[str, Any]) -> Any:
+    wanted = {field.name: field.type for field in fields(kind)}
+    if said.keys() != wanted.keys():
+        raise ValueError("fields")
+    for name, value in said.items():
+        if wanted[name] in (str, int) and type(value) is not wanted[name]:
+            raise ValueError(name)
+    return kind(**said)
