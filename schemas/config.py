@@ -168,6 +168,11 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
             f"{name}: enforcer.spool_reserved_bytes: {own.spool_reserved_bytes} leaves no segment for allowed calls"
             f" of {own.spool_bytes} bytes (spool_bytes)"
         )
+    control = config.control
+    if control.stale_ms < 2 * control.heartbeat_ms:
+        raise OperatorFault(
+            f"{name}: control.stale_ms: {control.stale_ms} is less than two heartbeats of {control.heartbeat_ms} ms (heartbeat_ms)"
+        )
     return config
 
 
