@@ -168,9 +168,9 @@ class Follower:
         if not self.synced and not at_end:
             return None  # of an earlier time; only the last one speaks about all that was read
         if counter <= self.counter:
-            if self.synced or at_end:
+            if self.synced or counter < self.counter:
                 raise FrameFault("counter", f"a heartbeat has counter {counter}, {self.counter} was heard")
-            return None
+            return None  # the log is read again before the next one came
         self._check(sealed)
         if sealed.entry.epoch < max(self._floor, self.epoch if self.synced else 0):
             raise FrameFault("epoch", f"a heartbeat has epoch {sealed.entry.epoch}, {max(self._floor, self.epoch)} is known")
