@@ -35,6 +35,10 @@ FIELDS: Final = {
     "agent": "required",
     "chain": "optional",
     "session": "optional",
+    "token": "optional",
+    "key": "optional",
+    "grant": "optional",
+    "issuer": "optional",
     "action": "required",
     "resource": "required",
     "bytes_out": "optional",
@@ -49,6 +53,7 @@ FIELDS: Final = {
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEX: Final = re.compile(r"[0-9a-fA-F]*")
+_TOKEN: Final = re.compile(r"[0-9a-f]{64}")
 _UID: Final = re.compile(r'[A-Za-z_]\w*(::[A-Za-z_]\w*)*::"', re.ASCII)
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CACHED: Final = 8192
@@ -68,6 +73,12 @@ class RecordedCall:
     chain: tuple[str, ...]
     """Principal uids, root first; the last is the agent. It may be too deep: then the call is refused, not the line."""
     session: str = ""
+    token: str = ""
+    """SHA-256 of the token that was shown, 64 lower-case hex digits."""
+    key: str = ""
+    """Thumbprint of the key that proved the agent."""
+    grant: str = ""
+    issuer: str = ""
     action: str
     """`http:POST`, `mcp:tools/call`."""
     resource: str
@@ -118,6 +129,10 @@ def _parse(line: bytes, number: int, digest: bytes) -> RecordedCall:
         agent=agent,
         chain=chain,
         session=_text("session", take("session", None), NAME_BYTES_MAX),
+        token=_token(take("token", None)),
+        key=_text("key", take("key", None), NAME_BYTES_MAX),
+        grant=_text("grant", take("grant", None), NAME_BYTES_MAX),
+        issuer=_text("issuer", take("issuer", None), RESOURCE_BYTES_MAX),
         action=_action(_text("action", take("action", None), NAME_BYTES_MAX, required=True)),
         resource=_resource(_text("resource", take("resource", None), RESOURCE_BYTES_MAX, required=True)),
         bytes_out=_whole("bytes_out", take("bytes_out", None), 0, SIZE_MAX),
@@ -250,6 +265,15 @@ def _hex(name: str, value: Any, size: int) -> bytes:
     if not any(found):
         raise _Bad(f"{name}: is all zeros")
     return found
+
+
+def _token(value: Any) -> str:
+    if value is None:
+        return ""
+    if type(value) is not str or not _TOKEN.fullmatch(value):
+        # not shown: it may be the token itself, which is never written down
+        raise _Bad("token: is not the SHA-256 of a token, 64 lower-case hex digits")
+    return value
 
 
 def _ended(outcome: Any, error: Any) -> tuple[Outcome, str]:

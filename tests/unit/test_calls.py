@@ -50,7 +50,8 @@ def test_the_least_line_has_every_default() -> None:
 def test_a_whole_line_is_read() -> None:
     line = LEAST | {
         "time": "2026-01-31T12:00:00.5+02:00", "agent": 'Agent::"writer"', "chain": ['User::"al\\"ice"', "planner", "writer"],
-        "session": "s-1", "action": "http:POST", "resource": 'Host::"api.example.com:443"', "bytes_out": 1, "bytes_in": 2,
+        "session": "s-1", "token": "0123456789abcdef" * 4, "key": "NzbLsXh8", "grant": "g-7", "issuer": "https://idp.example.com/",
+        "action": "http:POST", "resource": 'Host::"api.example.com:443"', "bytes_out": 1, "bytes_in": 2,
         "status": -3, "duration_ms": 4.5, "trace_id": "0123456789abcdefABCDEF0123456789", "parent_span": "00000000000000ff",
         "outcome": "error", "error": "line one\nline two",
     }  # fmt: skip
@@ -58,6 +59,7 @@ def test_a_whole_line_is_read() -> None:
     assert parse(line) == RecordedCall(
         ref=7, time_ns=1_769_853_600_500_000_000, agent="writer",
         chain=('User::"al\\"ice"', 'Agent::"planner"', 'Agent::"writer"'), session="s-1",
+        token="0123456789abcdef" * 4, key="NzbLsXh8", grant="g-7", issuer="https://idp.example.com/",
         action="http:POST", resource='Host::"api.example.com:443"', bytes_out=1, bytes_in=2, status=-3,
         duration_ns=4_500_000, trace_id=bytes.fromhex("0123456789abcdefABCDEF0123456789"), parent_span=bytes(7) + b"\xff",
         outcome=Outcome.ERROR, error="line one\nline two",
@@ -105,6 +107,7 @@ def test_a_time_is_what_a_calendar_says(local: datetime, nanoseconds: int, offse
     assert read(time=text).time_ns == seconds * 10**9 + nanoseconds
 
 
+NO_TOKEN = "token: is not the SHA-256 of a token, 64 lower-case hex digits"
 BAD_VALUES = [
     ("time", "2026-01-31", "time: `2026-01-31` is no RFC 3339 time, such as 2026-01-31T12:00:00.5Z"),
     ("time", "2026-01-31T12:00:00", "time: `2026-01-31T12:00:00` is no RFC 3339 time, such as 2026-01-31T12:00:00.5Z"),
@@ -134,6 +137,12 @@ BAD_VALUES = [
     ("chain", ["b" * 250] * 16 + ["a"], "chain: has 4170 bytes, limit is 4096"),
     ("session", "s" * 257, f"session: `{'s' * 60}...` has 257 bytes, limit is 256"),
     ("session", ["s"], 'session: `["s"]` is a list, must be a text'),
+    ("token", "secret", NO_TOKEN),
+    ("token", "A" * 64, NO_TOKEN),
+    ("token", 7, NO_TOKEN),
+    ("key", "k" * 257, f"key: `{'k' * 60}...` has 257 bytes, limit is 256"),
+    ("grant", "g\n", "grant: `g\\n` has the control character U+000A"),
+    ("issuer", "i" * 1025, f"issuer: `{'i' * 60}...` has 1025 bytes, limit is 1024"),
     ("action", 'Action::"http:GET"', 'action: `Action::"http:GET"` is a uid, must be its name alone, such as `mcp:tools/call`'),
     ("action", "http:read", "action: `http:read` is a group of actions, no action of a call"),
     ("resource", "s/t", 'resource: `s/t` is no entity uid: one is written `Type::"id"`'),
@@ -212,6 +221,9 @@ def test_an_ok_call_has_no_error() -> None:
     [
         ("agent", "a" * NAME_BYTES_MAX),
         ("session", "s" * NAME_BYTES_MAX),
+        ("key", "k" * NAME_BYTES_MAX),
+        ("grant", "g" * NAME_BYTES_MAX),
+        ("issuer", "i" * RESOURCE_BYTES_MAX),
         ("action", "x" * NAME_BYTES_MAX),
         ("resource", f'Thing::"{"x" * (RESOURCE_BYTES_MAX - 9)}"'),
         ("error", "é" * (STRING_BYTES_MAX // 2)),
