@@ -30,6 +30,60 @@ def loose_mode(path: Path) -> str | None:
     return None
 
 
+def private_pem(key: Ed25519PrivateKey) -> bytes:
+    """A private key as its file holds it."""
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def parse_private(pem: bytes, where: Path) -> Ed25519PrivateKey:
+    """The private key in `pem`. Raises OperatorFault naming `where` it was found."""
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
+        raise OperatorFault(f"{where}: is no private key") from fault
+    if not isinstance(key, Ed25519PrivateKey):
+        raise OperatorFault(f"{where}: is no Ed25519 key")
+    return key
+
+
+def raw_public(key: Ed25519PublicKey) -> bytes:
+    """The 32 bytes that a control entry says of a key."""
+    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def public_pem(raw: bytes) -> bytes:
+    """A public key of 32 bytes as it is pinned. Raises ValueError when it is none."""
+    key = Ed25519PublicKey.from_public_bytes(raw)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def parse_public(pem: bytes) -> bytes:
+    """The 32 bytes of a pinned public key. Raises ValueError when it is none."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except UnsupportedAlgorithm as fault:
+        raise ValueError(str(fault)) from fault
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("no Ed25519 key")
+    return raw_public(key)
+
+
+def pinned(folder: Path) -> dict[str, bytes]:
+    """Name -> raw public key of each `NAME.pub` in a folder of pinned keys, which need not exist.
+
+    Raises OperatorFault for a file that is no Ed25519 key: trust that is not what somebody meant it to be.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.pub")):
+        try:
+            found[path.stem] = parse_public(path.read_bytes())
+        except FileNotFoundError:
+            continue
+        except ValueError as fault:
+            raise OperatorFault(f"{path}: is no Ed25519 public key") from fault
+    return found
+
+
 def own_key(home: Home, role: str, name: str) -> Ed25519PrivateKey:
     """Load the signing key of a host or worker (`role` is `hosts` or `workers`), making and pinning it at the first start.
 
@@ -39,21 +93,12 @@ def own_key(home: Home, role: str, name: str) -> Ed25519PrivateKey:
     path = home.private_key(role, name)
     private_dir(path.parent)
     if not path.exists():
-        made = Ed25519PrivateKey.generate()
-        pem = made.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_atomic(path, pem)
+        write_atomic(path, private_pem(Ed25519PrivateKey.generate()))
     if wrong := loose_mode(path):
         raise OperatorFault(wrong)
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, UnsupportedAlgorithm) as fault:
-        raise OperatorFault(f"{path}: is no private key") from fault
-    if not isinstance(key, Ed25519PrivateKey):
-        raise OperatorFault(f"{path}: is no Ed25519 key")
+    key = parse_private(path.read_bytes(), path)
     pin = private_dir(home.trusted(role)) / f"{name}.pub"
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = public_pem(raw_public(key.public_key()))
     if not pin.exists():
         write_atomic(pin, public)
     elif pin.read_bytes() != public:
@@ -74,10 +119,8 @@ class Trust:
             if not name or "/" in name or name.startswith("."):
                 return None
             try:
-                key = serialization.load_pem_public_key((self._folder / f"{name}.pub").read_bytes())
-            except (OSError, ValueError, UnsupportedAlgorithm):
+                raw = parse_public((self._folder / f"{name}.pub").read_bytes())
+            except (OSError, ValueError):
                 return None
-            if not isinstance(key, Ed25519PublicKey):
-                return None
-            self._known[name] = key.verify
+            self._known[name] = Ed25519PublicKey.from_public_bytes(raw).verify
         return self._known[name]
