@@ -6,18 +6,23 @@ A host says it on every change and at least every second, so its silence says so
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from schemas.control import TENANT, Verify
+from schemas.control import EPOCH_MAX, TENANT, Verify
 from schemas.errors import FrameFault
-from schemas.limits import DOORS_MAX
+from schemas.limits import ACK_BYTES_MAX, DOORS_MAX
+from schemas.vocabulary import shown
 
 MAGIC: Final = b"WLA1"
 HEAD_BYTES: Final = len(MAGIC) + 64
 STATES: Final = ("joining", "ready", "stale", "stopped")
 """`joining`: not yet fresh since its start; `stopped`: ended as it should, nothing more comes from this boot."""
+
+_BOOT: Final = re.compile(r"[0-9a-f]{16}")
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +67,30 @@ class Ack:
 
 
 def parse_ack(data: bytes, key_of: Callable[[str], Verify | None]) -> Ack:
-    """Read and verify one. Raises FrameFault `form`, `key` or `signature`."""
+    """Read and verify one. Raises FrameFault `form`, `limit`, `tenant`, `key` or `signature`."""
     if len(data) <= HEAD_BYTES or data[: len(MAGIC)] != MAGIC:
         raise FrameFault("form", f"these {len(data)} bytes are no acknowledgement")
+    if len(data) > ACK_BYTES_MAX:
+        raise FrameFault("limit", f"an acknowledgement has {len(data)} bytes, limit is {ACK_BYTES_MAX}")
     try:
         said: dict[str, Any] = json.loads(data[HEAD_BYTES:])
         doors = tuple(_made(DoorAck, door) for door in said.pop("doors"))
         ack: Ack = _made(Ack, {**said, "doors": doors})
         if ack.state not in STATES or len(doors) > DOORS_MAX:
             raise ValueError("state or doors")
+        if not all(_BOOT.fullmatch(said.boot) and _DIGEST.fullmatch(said.policy_digest) for said in (ack, *doors)):
+            raise ValueError("boot or digest")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise FrameFault("form", f"an acknowledgement of {len(data)} bytes cannot be read") from fault
+    if ack.tenant != TENANT:
+        raise FrameFault("tenant", f"an acknowledgement is for tenant `{shown(ack.tenant)}`, this program has `{TENANT}` alone")
     check = key_of(ack.host)
     if check is None:
-        raise FrameFault("key", f"no key is registered for host `{ack.host[:80]}`")
+        raise FrameFault("key", f"no key is registered for host `{shown(ack.host)}`")
     try:
         check(data[len(MAGIC) : HEAD_BYTES], MAGIC + data[HEAD_BYTES:])
     except Exception as fault:
-        raise FrameFault("signature", f"an acknowledgement is not signed by host `{ack.host[:80]}`") from fault
+        raise FrameFault("signature", f"an acknowledgement is not signed by host `{shown(ack.host)}`") from fault
     return ack
 
 
@@ -90,4 +101,8 @@ def _made(kind: type[Any], said: dict[str, Any]) -> Any:
     for name, value in said.items():
         if wanted[name] in (str, int) and type(value) is not wanted[name]:
             raise ValueError(name)
+        if isinstance(value, int) and not 0 <= value <= EPOCH_MAX:
+            raise ValueError(name)
+        if isinstance(value, str):
+            value.encode()  # a lone surrogate is no text: whoever stores it would fail on it
     return kind(**said)

@@ -26,6 +26,7 @@ from cryptography.exceptions import InvalidSignature
 
 from schemas.errors import FrameFault
 from schemas.limits import ENTRY_BYTES_MAX, ENTRY_KEY_BYTES_MAX
+from schemas.vocabulary import shown
 
 MAGIC: Final = b"WLC1"
 KEY_ID_BYTES: Final = 8
@@ -38,6 +39,8 @@ PAUSE: Final = "pause"
 POLICY: Final = "policy/main"
 KINDS: Final = ("policy", "agent", "revocation", "enforcer", "worker", "pause", "key", HEARTBEAT)
 """What stands before the `/` of a key."""
+_WORDS: Final = (PAUSE, HEARTBEAT)
+"""Keys that are one word; every other has a name."""
 
 _FIELDS: Final = {"tenant", "epoch", "key", "time", "actor", "value"}
 EPOCH_MAX: Final = (1 << 63) - 1
@@ -73,7 +76,7 @@ class Entry:
             "tenant": self.tenant, "epoch": self.epoch, "key": self.key, "time": self.time_ns, "actor": self.actor,
             "value": self.value,
         }  # fmt: skip
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
 
     def encode(self, key_id: bytes, sign: Sign) -> bytes:
         """The Kafka message."""
@@ -94,7 +97,8 @@ class Sealed:
         try:
             check(self.signature, MAGIC + self.payload)
         except InvalidSignature as fault:
-            raise FrameFault("signature", f"entry `{self.entry.key[:80]}` is not signed by key {self.key_id.hex()}") from fault
+            name = shown(self.entry.key)
+            raise FrameFault("signature", f"entry `{name}` is not signed by key {self.key_id.hex()}") from fault
 
     @property
     def leaf(self) -> bytes:
@@ -130,7 +134,8 @@ def parse_entry(data: bytes) -> Sealed:
             raise ValueError("fields")
         entry = Entry(epoch=said["epoch"], key=said["key"], time_ns=said["time"], actor=said["actor"], value=said["value"],
                       tenant=said["tenant"])  # fmt: skip
-        whole = type(entry.epoch) is int and type(entry.time_ns) is int and 0 <= entry.epoch <= EPOCH_MAX
+        numbers = (entry.epoch, entry.time_ns)
+        whole = all(type(number) is int and 0 <= number <= EPOCH_MAX for number in numbers)
         texts = isinstance(entry.key, str) and isinstance(entry.actor, str) and isinstance(entry.tenant, str)
         if not whole or not texts or not (entry.value is None or isinstance(entry.value, dict)):
             raise ValueError("types")
@@ -138,10 +143,11 @@ def parse_entry(data: bytes) -> Sealed:
             raise ValueError("not canonical")
     except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise FrameFault("form", f"a control entry of {len(data)} bytes is not in canonical form") from fault
-    if entry.kind not in KINDS or len(entry.key.encode()) > ENTRY_KEY_BYTES_MAX:
-        raise FrameFault("form", f"a control entry has the key `{entry.key[:80]}`")
+    named = entry.key in _WORDS or (entry.kind in KINDS and entry.kind not in _WORDS and entry.name)
+    if not named or len(entry.key.encode()) > ENTRY_KEY_BYTES_MAX:
+        raise FrameFault("form", f"a control entry has the key `{shown(entry.key)}`")
     if entry.tenant != TENANT:
-        raise FrameFault("tenant", f"a control entry is for tenant `{entry.tenant[:80]}`, this program has `{TENANT}` alone")
+        raise FrameFault("tenant", f"a control entry is for tenant `{shown(entry.tenant)}`, this program has `{TENANT}` alone")
     head = len(MAGIC)
     return Sealed(key_id=data[head : head + KEY_ID_BYTES], signature=data[head + KEY_ID_BYTES : HEAD_BYTES], payload=payload,
                   entry=entry)  # fmt: skip

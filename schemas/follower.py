@@ -9,6 +9,7 @@ While joining, signatures are not checked one by one: the heartbeat's signed dig
 does not, the next `begin` checks each (`strict`), so that a forged entry is refused and counted and what is left may be whole.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from schemas.control import HEARTBEAT, Entry, LiveDigest, Sealed, Verify, key_id_of, parse_entry
 from schemas.errors import FrameFault
+from schemas.vocabulary import shown
 
 GONE_MAX: Final = 100_000
 """Removed keys whose epoch is remembered. Without it an old entry of one would come back; the digest would then differ."""
@@ -51,6 +53,8 @@ class Follower:
         `epoch` and `counter` are the highest that were ever accepted here: nothing below is accepted again.
         """
         self._pinned = dict(pinned)
+        self._vouched: dict[bytes, bytes] = {}
+        """Control keys of a session that was not whole, each announced with an accepted one: the next checks with them too."""
         self._floor = epoch
         self._strict = False
         self.counter = counter
@@ -64,10 +68,10 @@ class Follower:
         self._gone: dict[str, int] = {}
         self._digest = LiveDigest()
         self._checks: dict[bytes, Verify] = {}
-        for key_id, public in self._pinned.items():
+        for key_id, public in {**self._pinned, **self._vouched}.items():
             self._checks[key_id] = Ed25519PublicKey.from_public_bytes(public).verify
         self.epoch = 0
-        """The highest epoch among what was read."""
+        """While synced, the epoch that was reached. While joining, the highest that was read, which nobody has vouched for."""
 
     # -- what is believed --------------------------------------------------------------------------------------------
 
@@ -106,9 +110,9 @@ class Follower:
     def take(self, data: bytes | None, *, at_end: bool) -> Entry | Beat | None:
         """Read one message. `at_end` says that nothing behind it was in the log when it was fetched.
 
-        Returns an entry that changes what is live, a heartbeat that was accepted, or None for what changes nothing (known, old
-        while joining, or no value: Kafka's tombstone, which anybody could write). Raises FrameFault for what is refused; it is
-        counted and changes nothing.
+        Returns an entry that changes what is live, a heartbeat that was accepted, or None for what changes nothing (known, a
+        heartbeat before the last while joining, or no value: Kafka's tombstone, which anybody could write). Raises FrameFault
+        for what is refused; it is counted and changes nothing.
         """
         if data is None:
             return None
@@ -130,9 +134,9 @@ class Follower:
         if self.synced or self._strict:
             self._check(sealed)
         if entry.epoch <= known:
-            raise FrameFault("epoch", f"entry `{entry.key[:80]}` has epoch {entry.epoch}, epoch {known} is known")
+            raise FrameFault("epoch", f"entry `{shown(entry.key)}` has epoch {entry.epoch}, epoch {known} is known")
         if self.synced and entry.epoch <= self.epoch:
-            raise FrameFault("order", f"entry `{entry.key[:80]}` of epoch {entry.epoch} came behind epoch {self.epoch}")
+            raise FrameFault("order", f"entry `{shown(entry.key)}` of epoch {entry.epoch} came behind epoch {self.epoch}")
         if entry.kind == "key":
             _public(entry)
         self._put(sealed)
@@ -157,8 +161,10 @@ class Follower:
             self._learn()
 
     def _learn(self) -> None:
-        """The control keys are those that the log names; before it names any, the pinned ones."""
-        self._checks = {key_id: Ed25519PublicKey.from_public_bytes(public).verify for key_id, public in self.keys.items()}
+        """The control keys are those that the log names; before it names any, the pinned ones. A retired one stays so."""
+        self._pinned = self.keys
+        self._vouched.clear()
+        self._checks = {key_id: Ed25519PublicKey.from_public_bytes(public).verify for key_id, public in self._pinned.items()}
 
     def _beat(self, sealed: Sealed, at_end: bool) -> Beat | None:
         value = sealed.entry.value or {}
@@ -175,19 +181,23 @@ class Follower:
         if sealed.entry.epoch < max(self._floor, self.epoch if self.synced else 0):
             raise FrameFault("epoch", f"a heartbeat has epoch {sealed.entry.epoch}, {max(self._floor, self.epoch)} is known")
         whole = digest == self._digest.digest().hex() and live == self._digest.leaves
+        if whole and not self.synced and sealed.key_id not in self.keys:
+            raise FrameFault("key", f"a heartbeat is signed with key {sealed.key_id.hex()}, which the log has retired")
         self.counter = counter
         if whole:
             if not self.synced:
                 self.synced = True
+                # the digest vouches for what is live, not for what is removed: a forged removal is forgotten here
+                self._gone = {key: epoch for key, epoch in self._gone.items() if epoch <= sealed.entry.epoch}
                 self._learn()
             # epochs that left nothing behind (a revocation and its end) are passed too
-            self.epoch = max(self.epoch, sealed.entry.epoch)
-            self._floor = self.epoch
+            self.epoch = self._floor = sealed.entry.epoch
             self._strict = False
         else:
             self.refused["digest"] = self.refused.get("digest", 0) + 1
             self.synced = False
             self._strict = True
+            self._vouched = self._chained()
         return Beat(counter=counter, epoch=sealed.entry.epoch, time_ns=sealed.entry.time_ns, whole=whole)
 
     # -- signatures --------------------------------------------------------------------------------------------------
@@ -196,7 +206,7 @@ class Follower:
         """Raises FrameFault `key` or `signature`."""
         check = self._checks.get(sealed.key_id) or self._announced(sealed.key_id, set())
         if check is None:
-            name = sealed.entry.key[:80]
+            name = shown(sealed.entry.key)
             raise FrameFault("key", f"entry `{name}` is signed with key {sealed.key_id.hex()}, which is not accepted")
         sealed.verify(check)
 
@@ -212,6 +222,16 @@ class Follower:
         public = _public(held.entry)
         return Ed25519PublicKey.from_public_bytes(public).verify if key_id_of(public) == key_id else None
 
+    def _chained(self) -> dict[bytes, bytes]:
+        """The keys that were read and are announced: a log may have entries of a key before the entry of the key itself."""
+        found = {}
+        for held in [held for held in self._held.values() if held.entry.kind == "key"]:
+            key_id = bytes.fromhex(held.entry.name)
+            with contextlib.suppress(FrameFault):  # forged: the next session refuses it and counts it
+                if self._announced(key_id, set()) is not None:
+                    found[key_id] = _public(held.entry)
+        return found
+
 
 def _public(entry: Entry) -> bytes:
     value: Mapping[str, Any] = entry.value or {}
@@ -221,7 +241,7 @@ def _public(entry: Entry) -> bytes:
         public = bytes.fromhex(value["public"])
         Ed25519PublicKey.from_public_bytes(public)
     except (KeyError, ValueError, TypeError) as fault:
-        raise FrameFault("form", f"entry `{entry.key[:80]}` has no Ed25519 public key") from fault
+        raise FrameFault("form", f"entry `{shown(entry.key)}` has no Ed25519 public key") from fault
     if key_id_of(public).hex() != entry.name:
-        raise FrameFault("form", f"entry `{entry.key[:80]}` has the key of another name")
+        raise FrameFault("form", f"entry `{shown(entry.key)}` has the key of another name")
     return public

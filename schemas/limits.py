@@ -78,5 +78,8 @@ EMBEDDED_LOG_BYTES_MAX: Final = 2 * MIB
 """Bytes of live control entries, and of the packed bundle, on the embedded broker, which drops the oldest above 5 MiB.
 Reaching it: the change is refused; a Kafka has no such limit."""
 
+ACK_BYTES_MAX: Final = 128 << 10
+"""Bytes of one message on the topic of acknowledgements: more than DOORS_MAX doors need. A larger one is refused."""
+
 DOORS_MAX: Final = 256
 """Doors that one acknowledgement names."""

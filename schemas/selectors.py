@@ -11,7 +11,9 @@ A selector's text is `kind:name`, with cascade `kind*:name` where the kind has p
 makes it and one for what it touches; it is revoked when one of them is.
 """
 
+import contextlib
 import hashlib
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,29 +49,52 @@ class Selector:
 def make_selector(kind: str, name: str, *, cascade: bool = False) -> Selector:
     """Bring what an operator wrote into its one spelling. Raises OperatorFault.
 
-    A token that is not a SHA-256 already is hashed, so that no token is written down. A principal without a type is a User.
+    A token that is not a SHA-256 already is hashed, so that no token is written down. A principal without a type is a User. A
+    host is in lower case, without a dot at its end; an IPv6 address is in its short form, in brackets.
     """
     if kind not in KINDS:
         raise OperatorFault(f"`{shown(kind)}` cannot be revoked, only {', '.join(KINDS)}")
-    limit = RESOURCE_BYTES_MAX if kind in ("destination", "issuer", "principal") else NAME_BYTES_MAX
-    if kind == "token":
-        name = name.lower() if _HASH.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()
-    size = len(name.encode("utf-8", "surrogatepass"))
-    if not name or size > limit or _CONTROL.search(name):
-        what = "is empty" if not name else "has a control character" if size <= limit else f"has {size} bytes, limit is {limit}"
-        raise OperatorFault(f"{kind} `{shown(name)}` {what}")
     try:
+        if kind == "token" and not _HASH.fullmatch(name):
+            name = hashlib.sha256(name.encode()).hexdigest() if name else ""
+        elif kind == "token":
+            name = name.lower()
+        _check(kind, name)
         if kind == "principal":
             name = entity_uid(*parse_uid(name)) if '::"' in name else entity_uid("User", name)
         elif kind == "agent" and name.startswith('Agent::"'):
             name = parse_uid(name)[1]
         elif kind == "destination":
             name = parse_uid(name)[1] if '::"' in name else name
-            # a host has one spelling; a tool's name keeps its case, and has a `/`
-            name = name if "/" in name else name.lower().removesuffix(".")
+            name = name if "/" in name else _folded(name)
     except AgentFault as fault:
         raise OperatorFault(str(fault)) from fault
+    except UnicodeEncodeError:
+        # neither shown nor the cause of what is raised: it may be a token
+        raise OperatorFault(f"this {kind} has a lone surrogate: it is not valid unicode") from None
+    _check(kind, name)
     return Selector(kind=kind, name=name, cascade=cascade)
+
+
+def _check(kind: str, name: str) -> None:
+    """Asked of what was written, and of its one spelling: quotes make a text longer, and a uid may stand for an empty one."""
+    limit = RESOURCE_BYTES_MAX if kind in ("destination", "issuer", "principal") else NAME_BYTES_MAX
+    size = len(name.encode())
+    if not name or size > limit or _CONTROL.search(name):
+        what = "is empty" if not name else "has a control character" if size <= limit else f"has {size} bytes, limit is {limit}"
+        raise OperatorFault(f"{kind} `{shown(name)}` {what}")
+
+
+def _folded(name: str) -> str:
+    """The one spelling of a host, with or without its port, of a domain and of a server."""
+    host, colon, port = name.rpartition(":")
+    if not (port.isascii() and port.isdigit()) or (":" in host and not host.endswith("]")):
+        host, colon, port = name, "", ""
+    plain = host.lower().removesuffix(".")
+    if ":" in plain:
+        with contextlib.suppress(ValueError):
+            plain = f"[{ipaddress.IPv6Address(plain.removeprefix('[').removesuffix(']')).compressed}]"
+    return f"{plain}{colon}{port}"
 
 
 def caller_texts(
@@ -94,12 +119,12 @@ def caller_texts(
 def target_texts(resource: str, domain: str = "") -> tuple[str, ...]:
     """The selectors that are true of what a call touches: a resource's uid, and its registrable domain where it has one."""
     kind, name = parse_uid(resource)
-    texts = {f"destination:{name if '/' in name else name.lower()}": None}
+    texts = {f"destination:{name if '/' in name else _folded(name)}": None}
     if kind == "Host":
         texts[f"destination:{name.rpartition(':')[0].lower()}"] = None
     elif kind == "Tool":
         server = name.partition("/")[0]
-        texts[f"destination:{server.lower()}"] = None
+        texts[f"destination:{_folded(server)}"] = None
     if domain:
         texts[f"destination:{domain}"] = None
     return tuple(texts)
