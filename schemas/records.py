@@ -36,6 +36,16 @@ class Outcome(enum.IntEnum):
     LOST = 4
 
 
+class Standing(enum.IntEnum):
+    """What the board says of a call at one moment; the first of them that is so, from STALE on."""
+
+    GO = 0
+    STALE = 1
+    """What is revoked may not be known here."""
+    PAUSED = 2
+    REVOKED = 3
+
+
 class Mode(enum.IntEnum):
     """Whether a verdict was obeyed."""
 
@@ -77,7 +87,8 @@ class Decision:
     """What was decided about one call, and why.
 
     `because` are the determining policy ids, `failed` those that could not be evaluated, `reason` one of
-    `permit`, `forbid`, `no-permit`, `chain`, `identity`, `overloaded` (later issues add more).
+    `permit`, `forbid`, `no-permit`, `chain`, `identity`, `overloaded`, or, whatever policy says, `revoked` (something that is
+    true of the call), `paused` (everything), `stale` (what is revoked is not known).
     """
 
     verdict: Verdict = Verdict.DENY
