@@ -1,5 +1,4 @@
 from ext.post import BoardWriter as BoardWriter
-from ext.post import BoardWriter as BoardWriter
 
 __all__ = ["BoardReader", "BoardWriter", "SeenReader", "SeenWriter", "Selectors"]
 

@@ -1,3 +1,4 @@
+import builtins
 from collections.abc import Iterable
 
 class BoardWriter:
@@ -21,15 +22,15 @@ class BoardWriter:
     def bytes(self) -> int:
         """Of the two files."""
     def change(
-        self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], *, epoch: int, paused: bool, policy: bytes
+        self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], *, epoch: int, paused: bool, policy: builtins.bytes
     ) -> None:
-        """One step for all readers. `revoke` is selector texts, each with its `not before` in seconds since 1970 (0: everything).
+        """One step for all readers. `revoke` is selector texts, each with its `not before` (seconds since 1970, 0: everything).
 
         What is lifted and revoked at once is revoked. `policy` is a digest of 32 bytes, or empty. Raises PeerFault where there
         is no room for a larger table, AgentFault for a text without UTF-8, ValueError for another length of `policy`. Whatever
         it raises, the board is stale from then on, since it lacks a change: `fresh` leaves it so until `replace` succeeds.
         """
-    def replace(self, revoked: Iterable[tuple[str, int]], *, epoch: int, paused: bool, policy: bytes) -> None:
+    def replace(self, revoked: Iterable[tuple[str, int]], *, epoch: int, paused: bool, policy: builtins.bytes) -> None:
         """The same with the whole set anew."""
     def fresh(self, until_ns: int) -> None:
         """The board may be believed until then (CLOCK_MONOTONIC, nanoseconds, at most 60 s ahead); 0: stale now.

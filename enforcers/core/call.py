@@ -4,7 +4,8 @@
                                 effect_record  --> append()   when it has ended, with the seq that the first append gave
 
 A record is the exact arguments of `SpoolWriter.append`. A door that dies between the two leaves the call open; its host then
-records it as lost. A refused call is closed by its decision and has no effect.
+records it as lost. A refused call is closed by its decision and has no effect. One that is revoked between its record and its
+act is not done: its effect says so, and takes the verdict back.
 """
 
 from dataclasses import dataclass
@@ -72,6 +73,15 @@ class Call:
     """The thumbprint or hash of what proved the agent; empty where nothing did."""
     proof: str = ""
     """The kind of that proof."""
+    token: str = ""
+    """SHA-256 of the token that was shown, 64 lower-case hex digits. It may be revoked, like the next three."""
+    key: str = ""
+    """Thumbprint of the key that proved the agent."""
+    grant: str = ""
+    issuer: str = ""
+    """Who issued the token."""
+    issued_s: int = 0
+    """When, seconds since 1970; where nobody knows it is before every `not before`."""
     ref: int = 0
     """The caller's own number for the call."""
 
@@ -87,6 +97,13 @@ class End:
     bytes_in: int = 0
     duration_ns: int = 0
     error: str = ""
+    reason: str = ""
+    """Why it was refused after all, though its decision let it out; empty where it was not."""
+
+
+def withdrawn(reason: str, time_ns: int) -> End:
+    """The end of a call that was let out and not done, since `reason` (`revoked`, `paused`, `stale`) came before the act."""
+    return End(time_ns=time_ns, outcome=Outcome.REFUSED, error=f"{reason} while waiting", reason=reason)
 
 
 @lru_cache(8192)
@@ -114,8 +131,8 @@ def decide(matcher: Decides, call: Call) -> Decision:
 _action = lru_cache(1024)(action_uid)
 
 
-def decision_record(call: Call, decision: Decision, recorded_ns: int) -> Record:
-    """What to record before anything goes out.
+def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int = 0) -> Record:
+    """What to record before anything goes out. `epoch` is what its gate obeyed; 0 where the decision itself says it.
 
     A refusal may use the spool's reserved room and ends the call; nothing went out, so its sizes are zero.
     """
@@ -128,26 +145,27 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int) -> Record:
         policies_text(decision.because), decision.reason, decision.policy_digest, "",
     )  # fmt: skip
     return (
-        int(Kind.DECISION), 0, call.time_ns, recorded_ns, int(decision.verdict), int(outcome),
-        int(Mode.ENFORCE), chain.depth, 0, 0, 0, 0, 0, decision.epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
-        texts, not allowed,
+        int(Kind.DECISION), 0, call.time_ns, recorded_ns, int(decision.verdict), int(outcome), int(Mode.ENFORCE), chain.depth,
+        0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, not allowed,
     )  # fmt: skip
 
 
-def effect_record(call: Call, seq: int, end: End, recorded_ns: int) -> Record:
+def effect_record(call: Call, seq: int, end: End, recorded_ns: int, epoch: int = 0) -> Record:
     """What to record when a call that was let out has ended; `seq` is its decision's.
 
     It may use the reserved room: the call is out, and its end must not wait for others. What the decision said is not
-    repeated: they meet by `call_seq`.
+    repeated: they meet by `call_seq`. Where the end has a reason, the verdict is now DENY, by `epoch`.
     """
+    verdict = int(Verdict.DENY) if end.reason else VERDICT_UNSAID
+    said = end.error or end.reason
     return (
-        int(Kind.EFFECT), seq, end.time_ns, recorded_ns, VERDICT_UNSAID, int(end.outcome), int(Mode.ENFORCE), 0, end.status, 0,
-        end.bytes_out, end.bytes_in, end.duration_ns, 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
-        _NO_ERROR if not end.error else (*_NO_ERROR[:-1], end.error), True,
+        int(Kind.EFFECT), seq, end.time_ns, recorded_ns, verdict, int(end.outcome), int(Mode.ENFORCE), 0, end.status, 0,
+        end.bytes_out, end.bytes_in, end.duration_ns, epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
+        (*_NO_TEXT[:-3], end.reason, "", end.error) if said else _NO_TEXT, True,
     )  # fmt: skip
 
 
-_NO_ERROR: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
+_NO_TEXT: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
 
 
 @lru_cache(8192)

@@ -33,6 +33,8 @@ class Chain:
     """The uid of the first principal."""
     depth: int = 0
     """Principals, the root included."""
+    principals: tuple[str, ...] = ()
+    """All uids, root first, however many: any of them may be revoked."""
     text: str = ""
     """All uids joined by SEPARATOR: whole, or empty when that has more than STRING_BYTES_MAX bytes."""
     too_deep: bool = False
@@ -54,6 +56,7 @@ def make_chain(principals: tuple[str, ...]) -> Chain:
         agent=parse_uid(acting)[1] if acts else "",
         root=principals[0],
         depth=min(len(principals), DEPTH_MAX),
+        principals=principals,
         text=text if len(text.encode()) <= STRING_BYTES_MAX else "",
         too_deep=too_deep,
     )

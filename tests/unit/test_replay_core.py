@@ -1,5 +1,7 @@
 """The core of every door: a chain read, a call decided, and the exact record that each step writes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +68,7 @@ CHAINS = {
 
 @pytest.mark.parametrize(("principals", "chain"), CHAINS.values(), ids=CHAINS.keys())
 def test_a_chain_is_read(principals: tuple[str, ...], chain: Chain) -> None:
-    assert make_chain(principals) == chain
+    assert make_chain(principals) == replace(chain, principals=principals)
 
 
 @given(st.lists(st.sampled_from([ALICE, service_uid("s"), PLANNER, READER, agent_uid("x" * 256)]), max_size=14))

@@ -1,0 +1,98 @@
+"""What stands between a decision and its act: the policies' word, and the board's, which comes last and goes before it.
+
+    decide      policies and their caches first, then the board: stale, paused, revoked, in this order, whatever they say
+    unchanged   just before the record, where anything was waited for since: if not, decide again
+    stopped     when the record stands, just before the act: why the call must not be done any more, or nothing
+
+So a decision that is recorded obeys what the board said just before, and nothing is sent that was revoked before it was sent.
+What a door does while the board is stale is its own business: one on the network refuses, a replay waits and records nothing.
+"""
+
+from functools import lru_cache
+from typing import Final, Protocol
+
+from enforcers.core.call import Call, Decides, decide
+from ext.board import Selectors
+from schemas.errors import AgentFault
+from schemas.records import Decision, Standing
+from schemas.selectors import caller_texts, target_texts
+
+REASONS: Final = {Standing.STALE: "stale", Standing.PAUSED: "paused", Standing.REVOKED: "revoked"}
+"""The reason of a call that the board refuses."""
+
+_CACHED: Final = 4096
+
+
+class Board(Protocol):
+    """What `ext.board.BoardReader` does for us."""
+
+    @property
+    def epoch(self) -> int:
+        """As of the last check."""
+
+    def check(self, caller: Selectors, target: Selectors, /) -> int:
+        """A Standing."""
+
+    def unchanged(self) -> bool:
+        """Whether the last check still holds."""
+
+
+class Gate:
+    """One door's gate. One thread at a time; each call is taken through it before the next begins to be decided."""
+
+    def __init__(self, board: Board, matcher: Decides) -> None:
+        self.matcher = matcher
+        """May be exchanged between two calls."""
+        self._board = board
+
+    @property
+    def epoch(self) -> int:
+        """What the last decision obeys: to be recorded with it."""
+        return self._board.epoch
+
+    def decide(self, call: Call) -> Decision:
+        """Refuse unless the policies allow it and the board has nothing against it."""
+        decision = decide(self.matcher, call)
+        try:
+            standing = self._board.check(caller_of(call), target_of(call))
+        except AgentFault:  # a name that cannot be said cannot be looked up
+            return Decision(reason="identity", policy_digest=self.matcher.digest, epoch=self._board.epoch)
+        if standing == Standing.GO:
+            return decision
+        return Decision(reason=REASONS[Standing(standing)], policy_digest=self.matcher.digest, epoch=self._board.epoch)
+
+    def unchanged(self) -> bool:
+        """Whether the last decision would be the same now: nothing was changed on the board since, and it is fresh."""
+        return self._board.unchanged()
+
+    def stopped(self, call: Call) -> str:
+        """Why a call that was decided and recorded must not be done now: `revoked`, `paused`, `stale`; empty if it may be."""
+        if self._board.unchanged():
+            return ""
+        standing = self._board.check(caller_of(call), target_of(call))
+        return "" if standing == Standing.GO else REASONS[Standing(standing)]
+
+
+def caller_of(call: Call) -> Selectors:
+    """What is true of who makes a call."""
+    chain = call.chain
+    # one that is too deep may be very long, and must not be kept
+    make = _caller.__wrapped__ if chain.too_deep else _caller
+    return make(chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s)
+
+
+def target_of(call: Call) -> Selectors:
+    """What is true of what a call touches."""
+    return _target(call.target.resource, call.target.domain)
+
+
+@lru_cache(_CACHED)
+def _caller(
+    principals: tuple[str, ...], session: str, token: str, key: str, grant: str, issuer: str, issued_s: int
+) -> Selectors:
+    return Selectors(caller_texts(principals, session=session, token=token, key=key, grant=grant, issuer=issuer), issued_s)
+
+
+@lru_cache(_CACHED)
+def _target(resource: str, domain: str) -> Selectors:
+    return Selectors(target_texts(resource, domain))
