@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -144,3 +145,20 @@ def called_as() -> str:
 def home_words(home: Home) -> str:
     """` --home DIR` for a command to copy, or nothing when a plain call finds this home."""
     return "" if home.root == default_root(os.environ) else f" --home {shlex.quote(str(home.root))}"
+
+
+def clock(seconds: float) -> str:
+    """A time in seconds since 1970 as a person reads it, UTC."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def printable(text: str) -> str:
+    """What somebody else wrote must not tell a terminal what to do."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns under their names; the last one is as wide as it is."""
+    lines = [list(head), *([printable(text) for text in row] for row in rows)]
+    wide = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    return "\n".join("  ".join(text.ljust(wide[n]) for n, text in enumerate(line)).rstrip() for line in lines)

@@ -8,16 +8,20 @@ import traceback
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pipeline.cli import deadletter, policy, processes, replay, sql, status, up
+from pipeline.cli import agent, audit, deadletter, enrol, pause, policy, processes, replay, revoke, sql, status, up
 from pipeline.cli.common import home_option
+from pipeline.cli.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
-MODULES: Final = (up, status, replay, sql, policy, deadletter, processes)
+MODULES: Final = (up, status, replay, sql, policy, agent, revoke, pause, enrol, audit, deadletter, processes)
 """In the order of `wardline --help`."""
 
 CRASHED: Final = 1
 """Exit code of a process that may do better when it is started again."""
+
+UNSETTLED: Final = 1
+"""Exit code of a change that did not happen, or may have: not an error in what was asked."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wardline: {fault}", file=sys.stderr)
         if fault.retriable and supervised:
             return CRASHED  # whoever started us tries again; 2 would say that it is of no use
+        if isinstance(fault, Unsettled):
+            return UNSETTLED
     except BrokenPipeError:
         # whoever read our output has seen enough (`| head`); the interpreter would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,11 +1,17 @@
-"""`wardline policy check` and `wardline policy test`: policies before they decide anything, by the enforcer's own matcher."""
+"""`wardline policy check` and `test`: policies before they decide anything, by the enforcer's own matcher. `status` and
+`rollback`: those that are in force, at which door, and back to the ones before.
+"""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from enforcers.core.chain import make_chain
 from ext.decide import Matcher
-from pipeline.cli.common import Commands, home_of
+from pipeline.cli.applied import Standing, add_waiting, report, standings
+from pipeline.cli.common import Commands, clock, config_of, home_of, table
+from pipeline.cli.controlclient import Control
 from pipeline.policy.load import load_set, statement
 from schemas.errors import OperatorFault
 from schemas.limits import CHAIN_LINKS_MAX
@@ -17,8 +23,8 @@ PRINCIPALS = ("Agent", "User", "Service")
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Add `policy` with its two commands."""
-    parser = commands.add_parser("policy", help="check policies, and try a call on them", allow_abbrev=False)
+    """Add `policy` with its four commands."""
+    parser = commands.add_parser("policy", help="check policies, try a call, see which are in force", allow_abbrev=False)
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     check = inner.add_parser("check", parents=[common], help="compile a folder, or name its first error", allow_abbrev=False)
@@ -33,6 +39,16 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     test.add_argument("--resource", required=True, metavar="UID", help="such as 'Tool::\"server/tool\"'")
     test.add_argument("--expect", choices=("allow", "deny"), help="exit 1 when the decision is the other one")
     test.set_defaults(run=run_test)
+
+    text = "which policies each door runs, since when, and what is wrong in the folder"
+    shown = inner.add_parser("status", parents=[common], help=text, allow_abbrev=False)
+    shown.add_argument("--json", action="store_true", help="for programs")
+    shown.set_defaults(run=run_status)
+
+    text = "back to the policies before these, as a new epoch"
+    rollback = inner.add_parser("rollback", parents=[common], help=text, allow_abbrev=False)
+    add_waiting(rollback)
+    rollback.set_defaults(run=run_rollback)
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -93,3 +109,45 @@ def _action(text: str) -> str:
 def _resource(text: str) -> str:
     parse_uid(text)
     return text
+
+
+# -- in force ------------------------------------------------------------------------------------------------------------
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """`wardline policy status`: 0 when every door runs the policies in force and the folder has no error, else 1."""
+    control = Control(home := home_of(args), config_of(args, home))
+    said = control.ask("/policy")
+    doors = [door for host in control.ask("/acks", epoch=0)["hosts"] if host["expected"] for door in standings(host)]
+    digest, problem = str(said["digest"] or ""), str(said["problem"] or "")
+    if args.json:
+        shown = [_door_as_json(door) for door in doors]
+        print(json.dumps({"digest": digest, "previous": said["previous"], "problem": problem, "doors": shown}, indent=2))
+    else:
+        print(f"in force  {digest or 'none: nothing is permitted'}")
+        print(f"before    {said['previous'] or '-'}")
+        if problem:
+            print(f"PROBLEM   {problem}")
+        if doors:
+            rows = [(door.name, door.policy_digest or "none", _since(door), door.why) for door in doors]
+            print("\n" + table(("DOOR", "RUNS", "SINCE", ""), rows))
+    return int(bool(problem) or any(door.policy_digest != digest for door in doors))
+
+
+def _since(door: Standing) -> str:
+    return clock(door.applied_ns / 1e9) if door.applied_ns else "-"
+
+
+def _door_as_json(door: Standing) -> dict[str, Any]:
+    return {
+        "host": door.host, "door": door.door, "digest": door.policy_digest, "since": door.applied_ns / 1e9, "why": door.why,
+    }  # fmt: skip
+
+
+def run_rollback(args: argparse.Namespace) -> int:
+    """`wardline policy rollback`: 0 when every door decides by them, else 1."""
+    config = config_of(args, home := home_of(args))
+    control = Control(home, config)
+    change = control.change("policy-rollback")
+    digest = str(change.result["digest"])
+    return report(control, config, args, change, f"back to policies {digest[:12]}", digest=digest)

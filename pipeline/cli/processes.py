@@ -1,4 +1,4 @@
-"""Each process alone: `wardline broker | store | work | enforce`. `wardline up` starts the same commands as its children.
+"""Each process alone: `wardline broker | store | control | work | enforce`. `wardline up` starts the same as its children.
 
 The shells are imported when their command runs: together they bring Faust, Arrow and the ClickHouse engine, seconds of work
 that no other command needs.
@@ -12,8 +12,10 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Final
 
+from pipeline.cli import enrol
 from pipeline.cli.common import Commands, add_clickhouse, add_kafka, config_of, home_of, open_home, refuse_strangers
 from pipeline.cli.supervise import AGAIN, DELAY_FIRST_S
 from schemas.config import Config
@@ -33,7 +35,7 @@ HOST_NAME: Final = re.compile(r"(enforce|replay)-[1-9][0-9]{0,4}")
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Add the four processes."""
+    """Add the five processes."""
     broker = commands.add_parser("broker", parents=[common], help="run the embedded broker alone", allow_abbrev=False)
     broker.set_defaults(run=run_broker, process=True)
 
@@ -41,8 +43,14 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     store.add_argument("--port", type=port, default=0, metavar="P", help="port for ClickHouse clients (default 0: a free one)")
     store.set_defaults(run=run_store, process=True)
 
+    control = commands.add_parser("control", parents=[common], help="run control alone", allow_abbrev=False)
+    add_kafka(control)
+    control.set_defaults(run=run_control, process=True)
+
     work = commands.add_parser("work", parents=[common], help="run one worker alone", allow_abbrev=False)
-    work.add_argument("--slot", type=slot, metavar="N", help="this worker's number (default: the first that is free)")
+    who = work.add_mutually_exclusive_group()
+    who.add_argument("--slot", type=slot, metavar="N", help="this worker's number (default: the first that is free)")
+    who.add_argument("--enrol", metavar="FILE", help="be the worker of this enrolment file")
     add_kafka(work)
     add_clickhouse(work)
     work.set_defaults(run=run_work, process=True)
@@ -51,11 +59,12 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     which = enforce.add_mutually_exclusive_group()
     which.add_argument("--slot", type=slot, metavar="N", help="this host's number (default: the first that is free)")
     which.add_argument("--name", help="this host's whole name, `enforce-N`")
+    which.add_argument("--enrol", metavar="FILE", help="be the host of this enrolment file")
     enforce.add_argument("--no-adopt", action="store_true", help=argparse.SUPPRESS)  # a replay's host looks after itself alone
     add_kafka(enforce)
     enforce.set_defaults(run=run_enforce, process=True)
 
-    for parser in (broker, store, work, enforce):
+    for parser in (broker, store, control, work, enforce):
         parser.add_argument("--metrics-port", type=port, default=0, metavar="P", help="port for Prometheus (default 0: free)")
 
 
@@ -78,6 +87,17 @@ def _begin(args: argparse.Namespace) -> tuple[Home, Config]:
     home = home_of(args)
     open_home(home)
     return home, config_of(args, home)
+
+
+def _enrolled(args: argparse.Namespace, role: str) -> tuple[Home, Config, str]:
+    """As `_begin`, with what an enrolment file says put into the home first; the name that it gives, or nothing."""
+    if not args.enrol:
+        return *_begin(args), ""
+    refuse_strangers()
+    home = home_of(args)
+    open_home(home)
+    name = enrol.install(home, Path(args.enrol), role, args.kafka)
+    return home, config_of(args, home), name
 
 
 def _own_name(home: Home, kind: str, number: int | None) -> tuple[str, Lock]:
@@ -118,10 +138,31 @@ def run_store(args: argparse.Namespace) -> int:
     return store.run(home, config, port=args.port, metrics_port=args.metrics_port)
 
 
+def run_control(args: argparse.Namespace) -> int:
+    """`wardline control`."""
+    home, config = _begin(args)
+    lock = take_or_fail(home.run / "control.lock", "control")
+    setup_logging("control")
+    from pipeline.shells import control, topics
+
+    try:
+        try:
+            asyncio.run(topics.ensure_topics(home, config))
+        except PeerFault as fault:
+            # changes are made all the same, and published once the broker is there
+            log.warning("%s; what changes is published later", fault)
+        return control.run(home, config, metrics_port=args.metrics_port)
+    finally:
+        lock.release()
+
+
 def run_work(args: argparse.Namespace) -> int:
     """`wardline work`."""
-    home, config = _begin(args)
-    name, lock = _own_name(home, "work", args.slot)
+    home, config, name = _enrolled(args, "worker")
+    if name:
+        lock = take_or_fail(home.run / f"{name}.lock", name)
+    else:
+        name, lock = _own_name(home, "work", args.slot)
     if "WARDLINE_PARENT" not in os.environ:
         code = _keep()
         if code is not None:
@@ -169,8 +210,10 @@ def _keep() -> int | None:
 
 def run_enforce(args: argparse.Namespace) -> int:
     """`wardline enforce`."""
-    home, config = _begin(args)
-    if args.name is not None:
+    home, config, name = _enrolled(args, "enforcer")
+    if name:
+        lock = take_or_fail(home.run / f"{name}.lock", name)
+    elif args.name is not None:
         if not HOST_NAME.fullmatch(args.name):
             raise OperatorFault(f"--name: `{args.name}` is not enforce-N")
         name, lock = args.name, take_or_fail(home.run / f"{args.name}.lock", args.name)

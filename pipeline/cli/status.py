@@ -1,7 +1,7 @@
 """`wardline status`: what lives, how far it is, what it holds on disk, and what is not safe.
 
 Everything comes from the run files and folders of the home, so it answers while broker and store are away; only the number of
-dead letters is asked of the store.
+dead letters is asked of the store, and of control what enforcers on other machines said.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.common import Commands, config_of, home_of
+from pipeline.cli.controlclient import Control
 from schemas.config import Config
 from schemas.errors import WardlineError
 from schemas.home import Home
@@ -30,6 +31,11 @@ OWN_FIELDS: Final = ("name", "pid", "state", "address", "metrics")
 BLOCKERS: Final = ("full", "waits_for")
 """What a host and a worker say when they cannot go on, in their own words."""
 
+CONTROL_FIELDS: Final[dict[str, Any]] = {"state": "", "epoch": 0, "counter": 0, "digest": "", "paused": False, "problem": ""}
+"""What control says of itself, and what it is when it says nothing."""
+
+HOST_FIELDS: Final = ("host", "state", "why", "epoch", "policy_digest", "seen_s")
+
 NEIGHBOURS_MAX: Final = 3
 """Programs that the warning about a shared user id names."""
 
@@ -43,6 +49,7 @@ class Status:
     processes: list[dict[str, Any]] = field(default_factory=list)
     servers: dict[str, str] = field(default_factory=dict)
     policy_digest: str = ""
+    control: dict[str, Any] = field(default_factory=dict)
     lag: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     disk: dict[str, int] = field(default_factory=dict)
     deadletters: int | None = None
@@ -90,18 +97,28 @@ def run_status(args: argparse.Namespace) -> int:
 def expected(home: Home, config: Config) -> list[str]:
     """The processes that must live here: what a living `up` has planned, or else whatever was started alone.
 
-    What was started alone and was killed has left its run file, so it still counts. A home needs a worker and an enforcer, and
-    the embedded ends unless the configuration names servers.
+    What was started alone and was killed has left its run file, so it still counts. A home needs control, a worker and an
+    enforcer, and the embedded ends unless the configuration names servers; one that was enrolled, what was enrolled.
     """
     said = read_run_file(home.run_file("up"))
     if said is not None and said["alive"]:
         return [str(name) for name in said["names"]]
+    if enrolled := _enrolled(home):
+        return enrolled
     names = [file.stem for file in _run_files(home) if file.stem.startswith(("work-", "enforce-"))]
     for kind in ("work", "enforce"):
         if not any(name.startswith(f"{kind}-") for name in names):
             names.append(f"{kind}-1")
     ends = (["broker"] if embedded_broker(config) else []) + ([] if config.clickhouse.url else ["store"])
-    return ends + sorted(names, key=_order)
+    return [*ends, "control", *sorted(names, key=_order)]
+
+
+def _enrolled(home: Home) -> list[str]:
+    """The names that a home has from enrolment files: it pins a control whose key is elsewhere."""
+    if not any(home.trusted("control").glob("*.pub")) or any(home.private_key("control", "x").parent.glob("*.key")):
+        return []
+    keys = (path.stem for role in ("workers", "hosts") for path in home.private_key(role, "x").parent.glob("*.key"))
+    return [name for name in keys if not name.startswith("replay-")]
 
 
 def is_ready(home: Home, config: Config) -> bool:
@@ -129,6 +146,8 @@ def _process(home: Home, name: str) -> dict[str, Any]:
     shown = {key: said.get(key, "") for key in OWN_FIELDS}
     if is_stopped(int(said["pid"])):
         shown["state"] = "stopped"  # by SIGSTOP or a debugger: it says of itself what it last said
+    elif shown["state"] == "ready" and (feed := said.get("control")) and feed["state"] != "ready":
+        shown["state"] = feed["state"]  # a host that was ready and has heard nothing of control since
     if said.get("policy_digest"):
         shown["policy_digest"] = said["policy_digest"]
     return shown
@@ -154,8 +173,12 @@ def collect(home: Home, config: Config) -> Status:
         found.servers["clickhouse"] = config.clickhouse.url
     digests = sorted({p["policy_digest"] for p in found.processes if p.get("policy_digest")})
     found.policy_digest = digests[0] if len(digests) == 1 else ""
+    if living:
+        found.control = _control(home, config)
     if len(digests) > 1:
-        found.warnings.append(f"enforcers run {len(digests)} different policies: restart those that have the old one")
+        found.warnings.append(f"enforcers run {len(digests)} different policies (`wardline policy status` says which)")
+    if found.control.get("problem"):
+        found.warnings.append(f"policies: {found.control['problem']}; those in force stay")
     for name in names:
         _add_figures(found, name, read_run_file(home.run_file(name)) or {})
     found.disk = {
@@ -177,6 +200,9 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
             value = figures.get(stage)
             found.lag[stage] += value if isinstance(value, int) else 0
     found.blocked += [f"{name}: {said[key]}" for key in BLOCKERS if said.get(key)]
+    feed = dict(said.get("control") or {})
+    if feed.get("why"):
+        found.blocked.append(f"{name}: {feed['state']}: {feed['why']}")
     found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
 
 
@@ -208,6 +234,22 @@ def _deadletters(home: Home, config: Config) -> int | None:
             return int(client.command(sql))
     except Exception:
         return None
+
+
+def _control(home: Home, config: Config) -> dict[str, Any]:
+    """Control as it said itself, with the enforcers that it has heard of."""
+    said = read_run_file(home.run_file("control")) or {}
+    if not said.get("alive") and not config.control.url:
+        return {}
+    shown: dict[str, Any] = {name: said.get(name, empty) for name, empty in CONTROL_FIELDS.items()}
+    try:
+        control = Control(home, config)
+        now = control.ask("/status")
+        shown |= {name: now[name] for name in CONTROL_FIELDS if name in now}
+        hosts = control.ask("/acks", epoch=0)["hosts"]
+    except WardlineError as fault:
+        return shown | {"hosts": None, "problem": shown["problem"] or str(fault)}
+    return shown | {"hosts": [{name: host[name] for name in HOST_FIELDS} for host in hosts if host["expected"]]}
 
 
 # -- what is not safe ----------------------------------------------------------------------------------------------------
@@ -268,6 +310,7 @@ def render(found: Status) -> str:
     letters = "unknown, the store does not answer" if found.deadletters is None else f"{found.deadletters:,}"
     lines += [
         "",
+        f"  control       {_control_line(found.control)}",
         f"  policy        {found.policy_digest or '-'}",
         f"  records       {', '.join(f'{lag[stage]:,} {stage}' for stage in STAGES)}; {waiting:,} on their way",
         f"  disk          spools {_size(disk['spool_bytes'])}, outboxes {_size(disk['outbox_bytes'])}, "
@@ -277,6 +320,16 @@ def render(found: Status) -> str:
     lines += [f"  BLOCKED       {line}" for line in found.blocked]
     lines += [f"  WARNING       {line}" for line in found.warnings]
     return "\n".join(lines)
+
+
+def _control_line(control: dict[str, Any]) -> str:
+    if not control:
+        return "-"
+    hosts = control["hosts"] or []
+    ready = sum(host["state"] == "ready" for host in hosts)
+    late = ", ".join(f"{host['host']} {host['state']}" for host in hosts if host["state"] != "ready")
+    parts = [f"epoch {control['epoch']}", f"{ready} of {len(hosts)} enforcers ready{f' ({late})' if late else ''}"]
+    return ", ".join((["PAUSED: everything is refused"] if control["paused"] else []) + parts)
 
 
 def _size(count: int) -> str:

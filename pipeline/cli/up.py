@@ -23,7 +23,6 @@ from pipeline.cli.common import (
 )
 from pipeline.cli.processes import port, slot
 from pipeline.cli.supervise import Child, Supervisor
-from pipeline.policy.load import load_bundle
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
@@ -71,7 +70,6 @@ def run_up(args: argparse.Namespace) -> int:
     _free_or_fail(children)
     _forget_the_dead(home)
     install_examples(home)
-    load_bundle(home.policies)  # each enforcer compiles for itself; an error in there is known before anything starts
     print(f"starting {', '.join(child.name for child in children)} in {home.root}", flush=True)
     if not embedded_broker(config):
         from pipeline.shells.topics import ensure_topics
@@ -119,10 +117,11 @@ def plan(home: Home, config: Config, args: argparse.Namespace) -> list[Child]:
         children.append(Child("broker", ["broker", *where], 0, SERVER_STOP_S))
     if not config.clickhouse.url:
         children.append(Child("store", ["store", *where, "--port", str(base)], 0, SERVER_STOP_S))
+    children.append(Child("control", ["control", *where, *kafka], 1, SERVER_STOP_S))
     for n in range(1, args.workers + 1):
-        children.append(Child(f"work-{n}", ["work", *where, *kafka, *clickhouse, "--slot", str(n)], 1, WORKER_STOP_S))
+        children.append(Child(f"work-{n}", ["work", *where, *kafka, *clickhouse, "--slot", str(n)], 2, WORKER_STOP_S))
     for n in range(1, args.enforcers + 1):
-        children.append(Child(f"enforce-{n}", ["enforce", *where, *kafka, "--slot", str(n)], 2, HOST_STOP_S))
+        children.append(Child(f"enforce-{n}", ["enforce", *where, *kafka, "--slot", str(n)], 3, HOST_STOP_S))
     if base + len(children) > 65535:
         raise OperatorFault(f"--port-base {base}: leaves no {len(children)} ports behind it, highest port is 65535")
     for number, child in enumerate(children, 1):
@@ -185,6 +184,8 @@ def _welcome(home: Home, config: Config, args: argparse.Namespace, children: lis
     wide = max(len(name) for name, _, _ in rows), max(len(address) for _, address, _ in rows)
     own, where = called_as(), home_words(home)
     lines = ["", "ready", *(f"  {name:{wide[0]}}  {address:{wide[1]}}  {note}".rstrip() for name, address, note in rows)]
+    if problem := (read_run_file(home.run_file("control")) or {}).get("problem"):
+        lines += ["", f"PROBLEM  {problem}"]
     lines += [
         "", "try in another terminal:",
         f"  {own} replay{where} {shlex.quote(str(home.root / 'calls.jsonl'))}",

@@ -170,6 +170,15 @@ ERRORS = {
     "a name": ["enforce", "--name", "../x"],
     "name and slot": ["enforce", "--name", "enforce-1", "--slot", "1"],
     "a slot": ["work", "--slot", "0"],
+    "no enrolment": ["enforce", "--enrol", "nothing.enrol"],
+    "enrolment and slot": ["work", "--enrol", "x", "--slot", "1"],
+    "a kind that cannot be revoked": ["revoke", "weather", "rain", "--reason", "r"],
+    "no reason": ["revoke", "agent", "a"],
+    "a time without a unit": ["revoke", "agent", "a", "--reason", "r", "--for", "1"],
+    "an empty name": ["unrevoke", "agent", ""],
+    "no control": ["revoke", "agent", "a", "--reason", "r"],
+    "an enrolment without a kafka": ["enforcer", "add", "edge"],
+    "a name of another process": ["enforcer", "add", "control", "--kafka", "here:1"],
     "no file to replay": ["replay", "nothing.jsonl"],
     "no folder to check": ["policy", "check", "nothing"],
 }
@@ -197,7 +206,7 @@ def test_a_broken_configuration_names_file_and_key_in_every_command(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "wardline.toml").write_text("[kafka]\npartitionss = 3\n")
-    for command in ("broker", "store", "work", "enforce", "up", "status"):
+    for command in ("broker", "store", "control", "work", "enforce", "up", "status", "pause", "revocations"):
         assert main([command, "--home", str(tmp_path)]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"wardline: {tmp_path}/wardline.toml: kafka.partitionss: unknown key"), command
@@ -233,12 +242,13 @@ def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) ->
     figures = {"spooled": 10, "sealed": 8, "sent": 6, "stored": 4}
     say(home, "broker")
     say(home, "store", state="starting")
+    say(home, "control")
     say(home, "work-1", waits_for="the store: is away")
     say(home, "enforce-1", **figures, adopted={"replay-1": figures}, full="outbox at its limit", policy_digest="d")
     found = status.collect(home, Config())
     assert found.lag == {"spooled": 20, "sealed": 16, "sent": 12, "stored": 8}
     assert found.blocked == ["work-1: the store: is away", "enforce-1: outbox at its limit"]
-    assert [p["name"] for p in found.processes] == ["broker", "store", "work-1", "enforce-1"]
+    assert [p["name"] for p in found.processes] == ["broker", "store", "control", "work-1", "enforce-1"]
     assert found.policy_digest == "d"
     assert not found.ready
     assert found.deadletters is None
@@ -249,12 +259,43 @@ def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) ->
 
 def test_a_process_that_was_killed_is_down_and_nothing_is_ready(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    for name in ("broker", "store", "work-1", "enforce-1"):
+    for name in ("broker", "store", "control", "work-1", "enforce-1"):
         say(home, name)
     assert status.is_ready(home, Config())
     say(home, "work-1", pid=2**22 + 1)
     assert not status.is_ready(home, Config())
-    assert [p["state"] for p in status.collect(home, Config()).processes] == ["ready", "ready", "down", "ready"]
+    assert [p["state"] for p in status.collect(home, Config()).processes] == ["ready", "ready", "ready", "down", "ready"]
+
+
+def test_nothing_is_ready_without_control_and_with_a_host_that_does_not_hear_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    for name in ("broker", "store", "work-1"):
+        say(home, name)
+    say(home, "enforce-1", control={"state": "ready", "why": ""})
+    assert not status.is_ready(home, Config())
+    say(home, "control", problem="p.cedar:1:2: expected `;`", epoch=7)
+    assert status.is_ready(home, Config())
+    say(home, "enforce-1", control={"state": "stale", "why": "no heartbeat for 5.2 s"})
+    found = status.collect(home, Config())
+    assert not found.ready
+    assert found.processes[-1]["state"] == "stale"
+    assert found.blocked == ["enforce-1: stale: no heartbeat for 5.2 s"]
+    assert found.warnings[0] == "policies: p.cedar:1:2: expected `;`; those in force stay"
+    assert "epoch 7" in status.render(found)
+
+
+def test_a_home_that_was_enrolled_expects_what_was_enrolled_and_nothing_else(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    for path in (home.trusted("control") / "00.pub", *(home.private_key("hosts", name) for name in ("edge", "replay-1"))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert status.expected(home, Config()) == ["edge"]
+    assert not status.is_ready(home, Config())
+    say(home, "edge", control={"state": "ready", "why": ""})
+    assert status.is_ready(home, Config())
+    home.private_key("control", "00").parent.mkdir()
+    home.private_key("control", "00").touch()
+    assert status.expected(home, Config()) == ["broker", "store", "control", "work-1", "enforce-1"]
 
 
 def test_what_up_has_planned_must_live_and_no_more(tmp_path: Path) -> None:
@@ -313,16 +354,20 @@ def arguments(**given: object) -> argparse.Namespace:
 def test_ports_follow_the_base_in_the_order_of_the_start(tmp_path: Path) -> None:
     children = up.plan(Home(tmp_path), Config(), arguments(enforcers=2, port_base=5000))
     ports = {child.name: child.command[child.command.index("--metrics-port") + 1] for child in children}
-    assert ports == {"broker": "5001", "store": "5002", "work-1": "5003", "enforce-1": "5004", "enforce-2": "5005"}
+    assert ports == {
+        "broker": "5001", "store": "5002", "control": "5003", "work-1": "5004", "enforce-1": "5005", "enforce-2": "5006",
+    }  # fmt: skip
     assert children[1].command[-4:-2] == ["--port", "5000"]
 
 
 def test_configured_servers_take_the_place_of_the_embedded_ends(tmp_path: Path) -> None:
     config = config_of(parse("--kafka", "k:1", "--clickhouse", "http://c:2"), Home(tmp_path))
     children = up.plan(Home(tmp_path), config, arguments(workers=2))
-    assert [child.name for child in children] == ["work-1", "work-2", "enforce-1"]
-    assert children[0].command[3:7] == ["--kafka", "k:1", "--clickhouse", "http://c:2"]
-    assert "--clickhouse" not in children[2].command
+    assert [child.name for child in children] == ["control", "work-1", "work-2", "enforce-1"]
+    assert [child.stage for child in children] == [1, 2, 2, 3]
+    assert children[0].command[3:5] == children[3].command[3:5] == ["--kafka", "k:1"]
+    assert children[1].command[3:7] == ["--kafka", "k:1", "--clickhouse", "http://c:2"]
+    assert "--clickhouse" not in children[3].command
 
 
 # -- the supervisor ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""`wardline agent add | list | show | remove | rotate`: who may act, and the credential that proves it.
+
+A credential is made here, 32 random bytes, and printed once. What leaves this process is its scrypt hash, so control, its
+journal, the log and whoever reads them never had it.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import secrets
+from typing import Any, Final
+
+from pipeline.cli.applied import add_waiting, report
+from pipeline.cli.common import Commands, clock, config_of, home_of, table
+from pipeline.cli.controlclient import Control
+from schemas.errors import OperatorFault
+
+SECRET_BYTES: Final = 32
+SCRYPT_N: Final = 1 << 14
+SCRYPT_R: Final = 8
+SCRYPT_P: Final = 1
+"""16 MiB and some 50 ms for one guess; the secret itself has 256 bits, so that no guess is worth it."""
+
+SALT_BYTES: Final = 16
+HASH_BYTES: Final = 32
+
+
+def register(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add `agent` with its five commands."""
+    parser = commands.add_parser("agent", help="agents and their credentials", allow_abbrev=False)
+    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    text = "name an agent, and print its credential once, alone on the last line"
+    add = inner.add_parser("add", parents=[common], help=text, allow_abbrev=False)
+    add.add_argument("name", metavar="NAME", help="as policies name it: Agent::\"NAME\"")
+    add.add_argument("--owner", required=True, metavar="WHO", help="who answers for it")
+    add.add_argument("--sub", nargs=2, action="append", default=[], metavar=("ISSUER", "SUBJECT"),
+                     help="a token of this issuer with this subject is the agent's; may be given again")  # fmt: skip
+    add.add_argument("--spiffe", action="append", default=[], metavar="ID",
+                     help="a certificate with this SPIFFE id is the agent's; may be given again")  # fmt: skip
+    add.set_defaults(run=run_add)
+
+    listing = inner.add_parser("list", parents=[common], help="list them", allow_abbrev=False)
+    listing.set_defaults(run=run_list)
+    show = inner.add_parser("show", parents=[common], help="owner, outside identities, when it was added", allow_abbrev=False)
+    show.set_defaults(run=run_show)
+    for reader in (listing, show):
+        reader.add_argument("--json", action="store_true", help="for programs")
+
+    remove = inner.add_parser("remove", parents=[common], help="end it: every door refuses it from now on", allow_abbrev=False)
+    remove.set_defaults(run=run_remove)
+    add_waiting(remove)
+    rotate = inner.add_parser("rotate", parents=[common], help="a new credential; the old one ends", allow_abbrev=False)
+    rotate.set_defaults(run=run_rotate)
+    for named in (show, remove, rotate):
+        named.add_argument("name", metavar="NAME", help="the agent")
+
+
+def make_secret() -> str:
+    """A credential: 43 characters of `[A-Za-z0-9_-]`."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def scrypt_of(secret: str, salt: bytes) -> str:
+    """What is kept of a credential: `scrypt$n$r$p$salt$hash`, salt and hash in base64."""
+    made = hashlib.scrypt(secret.encode(), salt=salt, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P, dklen=HASH_BYTES)
+    parts = (base64.b64encode(part).decode() for part in (salt, made))
+    return "$".join(("scrypt", str(SCRYPT_N), str(SCRYPT_R), str(SCRYPT_P), *parts))
+
+
+def _control(args: argparse.Namespace) -> Control:
+    home = home_of(args)
+    return Control(home, config_of(args, home))
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """`wardline agent add`: the secret is the last line of stdout, and is nowhere else."""
+    secret = make_secret()
+    change = _control(args).change(
+        "agent-add", name=args.name, owner=args.owner, secret=scrypt_of(secret, secrets.token_bytes(SALT_BYTES)), subs=args.sub,
+        spiffe=args.spiffe,
+    )  # fmt: skip
+    print(f"added agent `{args.name}` as epoch {change.epoch}; its credential, shown this once:")
+    print(secret)
+    return 0
+
+
+def run_rotate(args: argparse.Namespace) -> int:
+    """`wardline agent rotate`: as `add`."""
+    secret = make_secret()
+    change = _control(args).change("agent-rotate", name=args.name, secret=scrypt_of(secret, secrets.token_bytes(SALT_BYTES)))
+    print(f"agent `{args.name}` has a new credential as epoch {change.epoch}, shown this once; the old one has ended:")
+    print(secret)
+    return 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """`wardline agent remove`: 0 when every door refuses it, else 1."""
+    config = config_of(args, home := home_of(args))
+    control = Control(home, config)
+    return report(control, config, args, control.change("agent-remove", name=args.name), f"removed agent `{args.name}`")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """`wardline agent list`."""
+    found = [_as_json(entry) for entry in _control(args).ask("/live", kind="agent")["entries"]]
+    if args.json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        rows = [(one["name"], one["owner"], clock(one["added"]), str(len(one["subs"]) + len(one["spiffe"]))) for one in found]
+        print(table(("NAME", "OWNER", "ADDED", "OUTSIDE IDENTITIES"), rows))
+    else:
+        print("there is no agent")
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """`wardline agent show`: never the hash of its credential."""
+    entries = _control(args).ask("/live", kind="agent")["entries"]
+    one = next((_as_json(entry) for entry in entries if entry["name"] == args.name), None)
+    if one is None:
+        raise OperatorFault(f"there is no agent `{args.name}`")
+    if args.json:
+        print(json.dumps(one, indent=2))
+        return 0
+    rows = [("name", one["name"]), ("owner", one["owner"]), ("added", clock(one["added"])), ("changed", clock(one["changed"]))]
+    rows += [("sub", f"{subject} of {issuer}") for issuer, subject in one["subs"]]
+    rows += [("spiffe", name) for name in one["spiffe"]]
+    print("\n".join(f"{label:8}  {text}" for label, text in rows))
+    return 0
+
+
+def _as_json(entry: dict[str, Any]) -> dict[str, Any]:
+    value = entry["value"]
+    return {
+        "name": entry["name"], "owner": value["owner"], "subs": value["subs"], "spiffe": value["spiffe"],
+        "added": entry["added"] / 1e9, "changed": entry["time"] / 1e9, "by": entry["actor"], "epoch": entry["epoch"],
+    }  # fmt: skip

@@ -1,0 +1,204 @@
+"""How a command speaks to control: one JSON question at a time, over the socket in this home, or over TLS to another machine.
+
+A change carries an id of our own making. Where the connection breaks in the middle of one, control is asked about that id until
+it answers, and the user is told which it is: in force as epoch N, not made, or unknown.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from schemas.config import Config
+from schemas.errors import OperatorFault, PeerFault
+from schemas.home import Home
+from schemas.keys import loose_mode
+
+ANSWER_S: Final = 15.0
+"""How long control may take for one answer, beside what the question itself asks it to wait."""
+
+SETTLE_S: Final = 10.0
+"""How long control is asked what became of a change after the connection broke."""
+
+POLL_S: Final = 0.1
+
+
+class Unsettled(PeerFault):
+    """The connection broke in the middle of a change, which was not made, or of which nobody knows. Exit code 1."""
+
+
+class _Cut(Exception):
+    """The connection broke after the question had begun to go out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change that is in force: all its entries are in the journal."""
+
+    epoch: int
+    """Its last entry's: whoever has applied this has applied the whole change."""
+    time_ns: int
+    """When it was made, by control's clock, nanoseconds since 1970."""
+    result: Mapping[str, Any]
+
+
+class Control:
+    """Control of one home, or the one that `control.url` names."""
+
+    def __init__(self, home: Home, config: Config) -> None:
+        self._home = home
+        self._config = config.control
+        self.where = self._config.url or f"control of `{home.root}`"
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def ask(self, path: str, *, wait_s: float = 0.0, **parameters: Any) -> dict[str, Any]:
+        """GET. `wait_s` is how long the question itself waits for something to happen.
+
+        Raises PeerFault while control cannot be reached or is at a loss, OperatorFault with its own words where it refuses.
+        """
+        if wait_s:
+            parameters["wait_s"] = f"{wait_s:.3f}"
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        try:
+            status, answer = self._send("GET", path + query, None, ANSWER_S + wait_s)
+        except _Cut as fault:
+            raise PeerFault(f"{self.where}: {fault}") from fault
+        return self._checked(status, answer)
+
+    def change(self, do: str, **fields: Any) -> Change:
+        """Have a change made. Raises as `ask`; Unsettled when the connection broke and it is not in force, or perhaps."""
+        name = str(uuid.uuid4())
+        try:
+            status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
+        except _Cut as fault:
+            return self._settle(name, str(fault))
+        return _change(self._checked(status, answer))
+
+    def _settle(self, name: str, why: str) -> Change:
+        """Find out what became of a change. That it was not made is control's last word: it then refuses the id for ever."""
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            try:
+                status, answer = self._send("GET", f"/changes/{quote(name)}", None, max(0.1, deadline - time.monotonic()))
+            except (_Cut, PeerFault):
+                time.sleep(POLL_S)
+                continue
+            if status == 404:
+                raise Unsettled(f"{self.where}: {why}; the change was not made")
+            return _change(self._checked(status, answer))
+        raise Unsettled(
+            f"{self.where}: {why} and did not come back within {SETTLE_S:.0f} s; whether the change was made is unknown, "
+            "`wardline audit control` says so once control is up"
+        )
+
+    def _checked(self, status: int, answer: dict[str, Any]) -> dict[str, Any]:
+        if status == 200:
+            return answer
+        said = str(answer.get("error") or f"answered {status}")
+        if 400 <= status < 500:
+            raise OperatorFault(said)
+        raise PeerFault(f"{self.where}: {said}")
+
+    # -- one exchange ------------------------------------------------------------------------------------------------
+
+    def _send(self, method: str, path: str, body: Any, timeout_s: float) -> tuple[int, dict[str, Any]]:
+        """Raises PeerFault when nothing went out, _Cut when the connection broke behind that."""
+        link = self._link(timeout_s)
+        try:
+            try:
+                link.connect()
+            except ssl.SSLError as fault:
+                raise OperatorFault(f"{self.where}: {_tls(fault)}") from fault
+            except PermissionError as fault:
+                raise OperatorFault(f"{self.where} belongs to another user") from fault
+            except OSError as fault:
+                raise PeerFault(f"{self.where} is not up: {(fault.strerror or str(fault)).lower()}") from fault
+            try:
+                data = None if body is None else json.dumps(body)
+                link.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+                answer = link.getresponse()
+                text = answer.read()
+            except ssl.SSLError as fault:  # TLS 1.3 refuses a client's certificate only once the question is out
+                raise OperatorFault(f"{self.where}: {_tls(fault)}") from fault
+            except TimeoutError as fault:
+                raise _Cut(f"gave no answer within {timeout_s:.0f} s") from fault
+            except (OSError, http.client.HTTPException) as fault:
+                raise _Cut("the connection broke") from fault
+        finally:
+            link.close()
+        try:
+            said = json.loads(text)
+        except ValueError:
+            said = {}
+        return answer.status, said if isinstance(said, dict) else {}
+
+    def _link(self, timeout_s: float) -> http.client.HTTPConnection:
+        own = self._config
+        if not own.url:
+            return _Unix(self._home.control_socket, timeout_s)
+        host, port = _parts(own.url)
+        if wrong := loose_mode(Path(own.client_key_file)) if own.client_key_file else None:
+            raise OperatorFault(wrong)
+        try:
+            context = ssl.create_default_context(cafile=own.client_ca_file or None)
+            if own.client_certificate_file:
+                context.load_cert_chain(own.client_certificate_file, own.client_key_file or None)
+        except (OSError, ssl.SSLError) as fault:
+            raise OperatorFault(f"control.client_*_file: cannot be loaded: {fault}") from fault
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+
+
+class _Unix(http.client.HTTPConnection):
+    """HTTP over a unix socket, whose path may be longer than the 107 bytes that an address holds."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("control", timeout=timeout_s)
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(self._timeout_s)
+            made.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+            self.sock = made
+        except BaseException:
+            with contextlib.suppress(OSError):
+                made.close()
+            raise
+        finally:
+            os.close(folder)
+
+
+def _parts(url: str) -> tuple[str, int]:
+    """Host and port. One with a password in it is not shown."""
+    try:
+        parts = urlsplit(url)
+        port = 443 if parts.port is None else parts.port
+    except ValueError as fault:
+        raise OperatorFault("control.url: is not https://HOST[:PORT]") from fault
+    if "@" in parts.netloc:
+        raise OperatorFault("control.url: must hold no user or password; commands show a certificate (client_certificate_file)")
+    if parts.scheme != "https" or not parts.hostname or not port or parts.path not in ("", "/"):
+        raise OperatorFault(f"control.url: `{url}` is not https://HOST[:PORT]")
+    return parts.hostname, port
+
+
+def _change(answer: Mapping[str, Any]) -> Change:
+    return Change(epoch=int(answer["epoch"]), time_ns=int(answer["time"]), result=dict(answer.get("result") or {}))
+
+
+def _tls(fault: ssl.SSLError) -> str:
+    """OpenSSL's reason, without the numbers around it."""
+    return str(getattr(fault, "verify_message", "") or fault.reason or "tls failed").replace("_", " ").lower()
