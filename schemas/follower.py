@@ -82,9 +82,8 @@ class Follower:
 
     @property
     def keys(self) -> dict[bytes, bytes]:
-        """The control keys that are accepted now, key id -> raw public key: what to pin from now on."""
-        said = [held.entry for held in self._held.values() if held.entry.kind == "key"]
-        return {bytes.fromhex(entry.name): _public(entry) for entry in said} or dict(self._pinned)
+        """The control keys that are accepted, key id -> raw public key: what to pin from now on."""
+        return dict(self._pinned)
 
     def get(self, key: str) -> Entry | None:
         """A live entry."""
@@ -160,9 +159,13 @@ class Follower:
         if entry.kind == "key" and self.synced:
             self._learn()
 
+    def _named(self) -> dict[bytes, bytes]:
+        said = [held.entry for held in self._held.values() if held.entry.kind == "key"]
+        return {bytes.fromhex(entry.name): _public(entry) for entry in said} or self._pinned
+
     def _learn(self) -> None:
         """The control keys are those that the log names; before it names any, the pinned ones. A retired one stays so."""
-        self._pinned = self.keys
+        self._pinned = self._named()
         self._vouched.clear()
         self._checks = {key_id: Ed25519PublicKey.from_public_bytes(public).verify for key_id, public in self._pinned.items()}
 
@@ -181,7 +184,7 @@ class Follower:
         if sealed.entry.epoch < max(self._floor, self.epoch if self.synced else 0):
             raise FrameFault("epoch", f"a heartbeat has epoch {sealed.entry.epoch}, {max(self._floor, self.epoch)} is known")
         whole = digest == self._digest.digest().hex() and live == self._digest.leaves
-        if whole and not self.synced and sealed.key_id not in self.keys:
+        if whole and not self.synced and sealed.key_id not in self._named():
             raise FrameFault("key", f"a heartbeat is signed with key {sealed.key_id.hex()}, which the log has retired")
         self.counter = counter
         if whole:

@@ -46,10 +46,14 @@ STRANGER = Signer("a stranger")
 
 def digest_of(payloads: Iterable[bytes]) -> bytes:
     """What `LiveDigest` says of these entries, from its description and nothing kept between two calls."""
-    buckets: list[list[bytes]] = [[] for _ in range(BUCKETS)]
+    buckets: dict[int, list[bytes]] = {}
     for leaf in map(leaf_of, payloads):
-        buckets[int(leaf.hex()[:3], 16)].append(leaf)
-    return hashlib.sha256(b"".join(hashlib.sha256(b"".join(sorted(one))).digest() for one in buckets)).digest()
+        buckets.setdefault(int(leaf.hex()[:3], 16), []).append(leaf)
+    nothing = hashlib.sha256(b"").digest()
+    hashes = [nothing] * BUCKETS
+    for number, leaves in buckets.items():
+        hashes[number] = hashlib.sha256(b"".join(sorted(leaves))).digest()
+    return hashlib.sha256(b"".join(hashes)).digest()
 
 
 @dataclass
@@ -85,6 +89,11 @@ class Journal:
     def whole(self) -> list[bytes]:
         """Everything that is live, in the order of the epochs."""
         return [self.wire(entry) for entry in sorted(self.live().values(), key=lambda entry: entry.epoch)]
+
+    def removals(self) -> list[bytes]:
+        """The last word on everything that is live no more."""
+        last = {entry.key: entry for entry in self.log}
+        return [self.wire(entry) for entry in last.values() if entry.value is None]
 
     def wire(self, entry: Entry, signer: Signer | None = None) -> bytes:
         """An entry as a message."""
