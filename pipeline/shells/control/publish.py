@@ -1,0 +1,368 @@
+"""Publishes the log: what the topic does not have yet, each change, and the heartbeat that vouches for it all.
+
+    new broker or own start -> read the topic to its end -> send what is missing or older, then heartbeats
+    change                  -> its entries (a policy set's chunks before its entry), in the order of their epochs
+    error of the producer   -> a new one; everything that was not acknowledged is sent again
+    embedded broker         -> the whole state again before it drops the oldest of it
+
+An entry that is sent twice is known to its readers. A heartbeat is only sent behind all entries that it vouches for.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter, Gauge
+
+from pipeline.shells.control.books import Books
+from pipeline.shells.control.recover import Recovery, recover
+from pipeline.shells.control.topic import START_S, stop
+from pipeline.shells.topics import ensure_topics
+from schemas.config import Config
+from schemas.control import HEARTBEAT, POLICY
+from schemas.errors import PeerFault
+from schemas.home import Home
+from schemas.limits import CHUNK_BYTES, MIB
+from schemas.links import embedded_broker, kafka_security, kafka_servers
+from schemas.process import read_run_file
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+PART: Final = 500
+"""Entries that are sent before something else gets its turn."""
+
+OUTSTANDING_MAX: Final = 5_000
+RECONNECT_S: Final = 0.3
+LOOK_S: Final = 0.1
+AGAIN_S: Final = 10.0
+"""The whole state is sent again for a host that lacks something at most this often."""
+
+AGAIN_BYTES_MAX: Final = 2 * MIB
+KEPT_BYTES: Final = 4 * MIB + MIB // 2
+"""What the embedded broker surely keeps of a partition: it drops the oldest above 5 MiB, heads of batches included."""
+
+HEAD_BYTES: Final = 100
+"""What a record costs beyond its key and value, at most."""
+
+TOMBSTONE_S: Final = 3_600.0
+"""How long after its removal a key leaves the topic for good (Apache Kafka)."""
+
+SENT = Counter("wardline_control_messages", "Messages given to Kafka", ["kind"])
+RECREATED = Counter("wardline_control_producers_recreated", "Producers thrown away after an error")
+EPOCH = Gauge("wardline_control_epoch", "The last epoch", ["stage"])
+LIVE = Gauge("wardline_control_live", "Live entries")
+
+
+class Publisher:
+    """One producer at a time, for ever."""
+
+    def __init__(self, home: Home, config: Config, books: Books) -> None:
+        self._home = home
+        self._config = config
+        self._books = books
+        self._embedded = embedded_broker(config)
+        self._topics = Topics(config.kafka.prefix)
+        self._identity: object = None
+        self._given = 0
+        """Everything up to here was given to the producer."""
+        self._again: deque[int] = deque()
+        """Live epochs that are sent again, while changes and heartbeats go on."""
+        self._again_at = 0.0
+        self._since = 0
+        """Bytes since the whole state was last sent."""
+        self._tombs: deque[tuple[float, str]] = deque()
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Event()
+        self.epoch = 0
+        """Everything up to here is in the topic."""
+        self.counter = 0
+        """The last heartbeat that is in the topic."""
+        self.problem = "no broker yet"
+        self.ready = asyncio.Event()
+        """Set once a heartbeat was accepted by the broker."""
+
+    def wake(self) -> None:
+        """There is something new."""
+        self._wake.set()
+
+    def send_again(self, why: str) -> bool:
+        """Send the whole state once more, at most every AGAIN_S; returns whether it is."""
+        now = time.monotonic()
+        if self._again or now - self._again_at < AGAIN_S:
+            return False
+        log.warning("%s: all live entries are sent again", why)
+        self._again_all()
+        return True
+
+    def _again_all(self) -> None:
+        self._again_at = time.monotonic()
+        self._again = deque(epoch for epoch in self._books.log.epochs() if epoch <= self._given)
+        self._since = 0
+        self._wake.set()
+
+    async def all_again(self) -> None:
+        """Send the whole state once more and wait until the topic has it."""
+        while True:
+            self._again_all()
+            while self._again:
+                await self._move()
+            session = self._session
+            if session is not None and await session.empty():
+                return
+            await self._move()
+
+    async def published(self, epoch: int) -> None:
+        """Wait until everything up to an epoch is in the topic."""
+        while self.epoch < epoch:
+            await self._move()
+
+    async def _move(self) -> None:
+        moved = self._moved
+        await moved.wait()
+
+    def _has_moved(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[str, object]:
+        """Servers, and what changes when an embedded broker is another one (it then knows nothing)."""
+        servers = kafka_servers(self._home, self._config)
+        if not self._embedded:
+            return servers, servers
+        said = read_run_file(self._home.run_file("broker")) or {}
+        return servers, (said.get("pid"), said.get("address"))
+
+    _session: "_Session | None" = None
+
+    async def run(self) -> None:
+        """Publish for ever; returns only by cancellation.
+
+        Raises OperatorFault when a topic is not as it must be, or was written behind the end of our journal.
+        """
+        while True:
+            try:
+                servers, identity = self._look()
+                options = {"bootstrap_servers": servers, "client_id": "wardline-control", **kafka_security(self._config)}
+                if identity != self._identity:
+                    await ensure_topics(self._home, self._config)
+                    found = await recover(self._books, options, self._topics, embedded=self._embedded)
+                    await self._publish(options, identity, found)
+                else:
+                    await self._publish(options, identity, None)
+            except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
+                text = str(fault).splitlines()[0] if str(fault) else "no answer"
+                problem = text if isinstance(fault, PeerFault) else f"kafka: {type(fault).__name__}: {text}"
+                if problem != self.problem:
+                    log.warning("%s; a new producer sends what is not there", problem)
+                self.problem = problem
+                RECREATED.inc()
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _publish(self, options: dict[str, Any], identity: object, found: Recovery | None) -> None:
+        producer = AIOKafkaProducer(
+            acks="all", enable_idempotence=True, request_timeout_ms=10_000 if self._embedded else 30_000,
+            max_batch_size=256 << 10, retry_backoff_ms=100, **options,
+        )  # fmt: skip
+        session = self._session = _Session(self._wake)
+        try:
+            await asyncio.wait_for(producer.start(), START_S)
+            if found is not None:
+                await self._repair(producer, session, found)
+                self._identity = identity
+            else:
+                self._given = self.epoch
+            self.problem = ""
+            await self._pump(producer, session, identity)
+        finally:
+            self._session = None
+            session.abandon()
+            await stop(producer)
+
+    async def _repair(self, producer: Any, session: "_Session", found: Recovery) -> None:
+        """Send what the topic lacks, before anything else and without a heartbeat: what is read meanwhile is not whole."""
+        self._again.clear()
+        self._since = found.bytes
+        self._given = found.epoch
+        if found.missing:
+            log.info("the topic lacks %d of %d live entries", len(found.missing), self._books.log.live)
+        for at in range(0, len(found.missing), PART):
+            await self._send(producer, session, found.missing[at : at + PART], bundle=found.bundle)
+        await session.room(1)
+        self._tombs.extend((time.monotonic() + TOMBSTONE_S, key) for key in found.removed)
+        self.epoch = self._given
+        self._has_moved()
+
+    async def _pump(self, producer: Any, session: "_Session", identity: object) -> None:
+        beat_at = looked = 0.0
+        every = self._config.control.heartbeat_ms / 1000
+        while True:
+            self._wake.clear()
+            session.raise_failed()
+            now = time.monotonic()
+            if self._embedded and now - looked > LOOK_S:
+                looked = now
+                if self._look()[1] != identity:
+                    raise PeerFault("the broker is a new one")
+            if self._books.log.epoch > self._given:
+                last = min(self._books.log.epoch, self._given + PART)
+                await self._send(producer, session, list(range(self._given + 1, last + 1)), bundle=True)
+                self._given = last
+            elif self._again:
+                part = [self._again.popleft() for _ in range(min(PART, len(self._again)))]
+                await self._send(producer, session, [epoch for epoch in part if epoch <= self._given], bundle=False)
+            if self._embedded and not self._again and self._since > self._room():
+                self._again_all()
+            if now >= beat_at and self._given == self._books.log.epoch:
+                beat_at = now + every
+                await self._beat(producer, session)
+            self._bury(producer, session, now)
+            self._say(session)
+            if self._given == self._books.log.epoch and not self._again:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_S, beat_at - time.monotonic())))
+            else:
+                await session.room(OUTSTANDING_MAX)
+
+    def _room(self) -> int:
+        """Bytes that may come behind the whole state until it is sent again: it and the next one must be kept meanwhile."""
+        return min(AGAIN_BYTES_MAX, KEPT_BYTES - 2 * (self._books.log.live_bytes + HEAD_BYTES * self._books.log.live))
+
+    async def _send(self, producer: Any, session: "_Session", epochs: list[int], *, bundle: bool) -> None:
+        for epoch, key, message in await self._books.messages(epochs):
+            if key == POLICY and bundle:
+                await self._send_bundle(producer, session, epoch)
+            self._since += len(message) + len(key) + HEAD_BYTES
+            session.add(epoch, 0, await producer.send(self._topics.control, message, key=key.encode(), partition=0))
+            if not self._embedded and self._books.log.epoch_of(key) == 0:
+                self._tombs.append((time.monotonic() + TOMBSTONE_S, key))
+        SENT.labels("entry").inc(len(epochs))
+
+    async def _send_bundle(self, producer: Any, session: "_Session", epoch: int) -> None:
+        """The chunks of a policy set, in the topic before the entry that names it."""
+        state = next((one for one in self._books.log.policies if one.epoch == epoch), None)
+        if state is None:
+            return  # replaced so long ago that its bundle is gone; the entry behind it says what is in force
+        packed = await self._books.bundle(state.digest)
+        if packed is None:
+            return
+        for number, chunk in enumerate(chunks(state.digest, packed)):
+            future = await producer.send(self._topics.bundles, chunk, key=f"{state.digest}/{number}".encode(), partition=0)
+            session.add(0, 0, future)
+        SENT.labels("chunk").inc(count_chunks(packed))
+        await session.room(1)
+
+    async def _beat(self, producer: Any, session: "_Session") -> None:
+        counter = await self._books.counter()
+        if self._given != self._books.log.epoch:
+            return  # a change came in between: first its entries
+        message = self._books.heartbeat(counter)
+        self._since += len(message) + len(HEARTBEAT) + HEAD_BYTES
+        future = await producer.send(self._topics.control, message, key=HEARTBEAT.encode(), partition=0)
+        session.add(self._given, counter, future)
+        SENT.labels("heartbeat").inc()
+
+    def _bury(self, producer: Any, session: "_Session", now: float) -> None:
+        """Kafka's own tombstones for keys that were removed long enough ago that every reader knows it."""
+        if self._embedded or not self._tombs or self._tombs[0][0] > now:
+            return
+        due: list[str] = []
+        while self._tombs and self._tombs[0][0] <= now and len(due) < PART:
+            due.append(self._tombs.popleft()[1])
+        for key in due:
+            if self._books.log.epoch_of(key) == 0:
+                session.spawn(producer.send(self._topics.control, None, key=key.encode(), partition=0))
+                SENT.labels("tombstone").inc()
+
+    def _say(self, session: "_Session") -> None:
+        epoch, counter = session.done()
+        if epoch > self.epoch or counter > self.counter:
+            self.epoch, self.counter = max(epoch, self.epoch), max(counter, self.counter)
+            if counter:
+                self.ready.set()
+        EPOCH.labels("made").set(self._books.log.epoch)
+        EPOCH.labels("published").set(self.epoch)
+        LIVE.set(self._books.log.live)
+        self._has_moved()
+
+
+def count_chunks(packed: bytes) -> int:
+    """How many chunks a packed bundle has."""
+    return max(1, -(-len(packed) // CHUNK_BYTES))
+
+
+def chunks(digest: str, packed: bytes) -> list[bytes]:
+    """The messages of a packed bundle: `WLB1`, digest, index, count (u32, little endian), bytes."""
+    count = count_chunks(packed)
+    head = b"WLB1" + bytes.fromhex(digest)
+    parts = [packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES] for number in range(count)]
+    tail = count.to_bytes(4, "little")
+    return [head + number.to_bytes(4, "little") + tail + part for number, part in enumerate(parts)]
+
+
+class _Session:
+    """What one producer has in hand, in the order in which it was given."""
+
+    def __init__(self, wake: asyncio.Event) -> None:
+        self._hand: deque[tuple[int, int, asyncio.Future[Any]]] = deque()
+        self._failed: BaseException | None = None
+        self._wake = wake
+        self._freed = asyncio.Event()
+        self._epoch = self._counter = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def add(self, epoch: int, counter: int, future: "asyncio.Future[Any]") -> None:
+        self._hand.append((epoch, counter, future))
+        future.add_done_callback(self._done)
+
+    def spawn(self, sending: Any) -> None:
+        task = asyncio.ensure_future(sending)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            self._failed = self._failed or (KafkaError("cancelled") if future.cancelled() else future.exception())
+        while self._hand and self._hand[0][2].done() and self._failed is None:
+            epoch, counter, _ = self._hand.popleft()
+            self._epoch, self._counter = max(epoch, self._epoch), max(counter, self._counter)
+        self._freed.set()
+        if not self._hand or self._failed is not None:
+            self._wake.set()
+
+    def done(self) -> tuple[int, int]:
+        """The highest epoch and counter up to which everything is in the topic."""
+        return self._epoch, self._counter
+
+    def raise_failed(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    async def room(self, limit: int) -> None:
+        """Wait until fewer than `limit` are in hand."""
+        while len(self._hand) >= limit and self._failed is None:
+            self._freed.clear()
+            await self._freed.wait()
+        self.raise_failed()
+
+    async def empty(self) -> bool:
+        """Wait until nothing is in hand; False when something failed."""
+        try:
+            await self.room(1)
+        except Exception:
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """What is in hand is unknown: it is sent again."""
+        self._failed = self._failed or KafkaError("the producer is closed")
+        self._freed.set()
+        for task in self._tasks:
+            task.cancel()

@@ -1,0 +1,168 @@
+"""What a topic lacks: read it to its end and compare it with what is live.
+
+Also where an empty journal begins on a topic that an earlier one wrote to (above it), and whether the topic says that our
+journal is an old copy: an entry behind its end that carries our signature was made, published and lost.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from pipeline.core.control import OWN
+from pipeline.shells.control.books import Books
+from pipeline.shells.control.topic import reader, to_end
+from schemas.control import HEARTBEAT, Entry, Sealed, parse_entry
+from schemas.errors import FrameFault, OperatorFault
+from schemas.limits import CHUNK_BYTES
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+FORGET: Final = 10_000
+"""Keys that nobody but the topic knows, and that are removed in one change."""
+
+
+@dataclass(slots=True)
+class _Topic:
+    """The last word of the topic on each key."""
+
+    last: dict[str, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    """key -> (epoch, key id, leaf; empty for a removal)."""
+    epoch: int = 0
+    counter: int = 0
+    bytes: int = 0
+    ahead: str = ""
+    """The key of the highest entry of ours that is behind the end of our journal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What is to be sent."""
+
+    epoch: int
+    """The end of the journal when this was found."""
+    missing: list[int]
+    """Epochs of entries that the topic lacks, or has otherwise, in order."""
+    removed: list[str]
+    """Keys of which the topic still has a signed removal."""
+    bundle: bool
+    """Whether the chunks of the policy set in force are missing."""
+    bytes: int
+
+
+async def recover(books: Books, options: Mapping[str, Any], topics: Topics, *, embedded: bool) -> Recovery:
+    """Read the topic and compare. Makes the first change of an empty journal.
+
+    Raises OperatorFault when the topic goes beyond our journal, PeerFault or KafkaError while it cannot be read.
+    """
+    found = _Topic()
+    keys = _accepted(books)
+    limit = None if books.empty else books.opened
+    async with reader(options, topics.control, wait_ms=20) as (consumer, place):
+        async for message in to_end(consumer, place):
+            _read(found, message, keys, limit)
+    if found.ahead:
+        raise OperatorFault(
+            f"control/journal.sqlite ends at epoch {books.log.epoch}, but topic `{topics.control}` has `{found.ahead}` of "
+            f"epoch {found.epoch}, signed by this control: the journal is an old copy; restore the newest backup of the folder "
+            "control, or remove that folder to begin anew without agents and revocations"
+        )
+    await books.begin(found.epoch, found.counter)
+    await _forget(books, found)
+    missing: list[int] = []
+    removed: list[str] = []
+    live = set()
+    for key, epoch, leaf in books.log.leaves():
+        live.add(key)
+        said = found.last.get(key)
+        if said is None or said[2] != leaf:
+            missing.append(epoch)
+    for key, (_, key_id, leaf) in found.last.items():
+        if key in live:
+            continue
+        last = await books.last_epoch(key)
+        if leaf or key_id not in keys:
+            missing.append(last)
+        else:
+            removed.append(key)
+    bundle = await _bundle_is_missing(books, options, topics, embedded=embedded)
+    if bundle and (now := books.log.policy) is not None and now.epoch not in missing:
+        missing.append(now.epoch)
+    return Recovery(epoch=books.log.epoch, missing=sorted(missing), removed=removed, bundle=bundle, bytes=found.bytes)
+
+
+def _accepted(books: Books) -> dict[bytes, Ed25519PublicKey]:
+    """The keys whose signature is ours: those of the log, or of an empty one those in the folder."""
+    ids = [entry.name for entry in books.log.entries("key")] or books.keys.made()
+    return {bytes.fromhex(one): Ed25519PublicKey.from_public_bytes(bytes.fromhex(books.keys.public(one))) for one in ids}
+
+
+def _read(found: _Topic, message: Any, keys: Mapping[bytes, Ed25519PublicKey], limit: int | None) -> None:
+    data, key = message.value, bytes(message.key or b"").decode(errors="replace")
+    found.bytes += len(data or b"") + len(key)
+    if data is None:
+        if key in found.last and not found.last[key][2]:
+            del found.last[key]  # its removal is over
+        return
+    try:
+        sealed = parse_entry(data)
+    except FrameFault:
+        return
+    entry = sealed.entry
+    if entry.key == HEARTBEAT:
+        counter = (entry.value or {}).get("counter")
+        if type(counter) is int and counter > found.counter and _ours(sealed, keys):
+            found.counter = counter
+            _ahead(found, entry, limit)
+        return
+    if key != entry.key:
+        return  # under another key than its own it hides nothing of ours
+    found.last[key] = entry.epoch, sealed.key_id, sealed.leaf if entry.value is not None else b""
+    if (limit is None or entry.epoch > limit) and entry.epoch > found.epoch and _ours(sealed, keys):
+        _ahead(found, entry, limit)
+
+
+def _ahead(found: _Topic, entry: Entry, limit: int | None) -> None:
+    found.epoch = max(found.epoch, entry.epoch)
+    if limit is not None and entry.epoch > limit:
+        found.ahead = entry.key
+
+
+def _ours(sealed: Sealed, keys: Mapping[bytes, Ed25519PublicKey]) -> bool:
+    key = keys.get(sealed.key_id)
+    if key is None:
+        return False
+    try:
+        sealed.verify(key.verify)
+    except FrameFault:
+        return False
+    return True
+
+
+async def _forget(books: Books, found: _Topic) -> None:
+    """Remove keys that the topic has and the journal never had: of an earlier journal, or of somebody else."""
+    strange = [key for key, (_, _, leaf) in found.last.items() if leaf and not await books.last_epoch(key)]
+    for at in range(0, len(strange), FORGET):
+        part = strange[at : at + FORGET]
+        log.warning("the topic has %d entries that this journal does not know, such as `%s`: they are removed", len(part),
+                    part[0][:80])  # fmt: skip
+        await books.change({"do": "forget", "keys": part}, actor=OWN)
+
+
+async def _bundle_is_missing(books: Books, options: Mapping[str, Any], topics: Topics, *, embedded: bool) -> bool:
+    """Whether the chunks of the set in force are not at the end of their topic, where its change has put them."""
+    now = books.log.policy
+    if now is None:
+        return False
+    wanted = {f"{now.digest}/{number}".encode() for number in range(int(now.value["chunks"]))}
+    options = {**options, "max_partition_fetch_bytes": 4 * CHUNK_BYTES}
+    async with reader(options, topics.bundles, wait_ms=20) as (consumer, place):
+        end = (await consumer.end_offsets([place]))[place]
+        begin = None if embedded else max(0, end - 2 * len(wanted) - 2)
+        async for message in to_end(consumer, place, begin=begin):
+            wanted.discard(bytes(message.key or b""))
+    return bool(wanted)
+
