@@ -12,8 +12,8 @@ import secrets
 from typing import Any, Final
 
 from pipeline.cli.applied import add_waiting, report
-from pipeline.cli.common import Commands, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control
+from pipeline.cli.common import Commands, clock, config_of, home_of, printable, table
+from pipeline.cli.controlclient import PAGE, Control, name_of
 from schemas.errors import OperatorFault
 
 SECRET_BYTES: Final = 32
@@ -104,12 +104,12 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """`wardline agent list`."""
-    found = [_as_json(entry) for entry in _control(args).ask("/live", kind="agent")["entries"]]
+    found = [_as_json(entry) for entry in _control(args).live("agent")]
     if args.json:
         print(json.dumps(found, indent=2))
     elif found:
-        rows = [(one["name"], one["owner"], clock(one["added"]), str(len(one["subs"]) + len(one["spiffe"]))) for one in found]
-        print(table(("NAME", "OWNER", "ADDED", "OUTSIDE IDENTITIES"), rows))
+        rows = [(one["name"], one["owner"], clock(one["changed"]), str(len(one["subs"]) + len(one["spiffe"]))) for one in found]
+        print(table(("NAME", "OWNER", "CHANGED", "OUTSIDE IDENTITIES"), rows))
     else:
         print("there is no agent")
     return 0
@@ -117,23 +117,34 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """`wardline agent show`: never the hash of its credential."""
-    entries = _control(args).ask("/live", kind="agent")["entries"]
-    one = next((_as_json(entry) for entry in entries if entry["name"] == args.name), None)
-    if one is None:
+    control = _control(args)
+    entry = next((entry for entry in control.live("agent") if name_of(entry) == args.name), None)
+    if entry is None:
         raise OperatorFault(f"there is no agent `{args.name}`")
+    one = _as_json(entry) | {"added": _added(control, entry) / 1e9}
     if args.json:
         print(json.dumps(one, indent=2))
         return 0
     rows = [("name", one["name"]), ("owner", one["owner"]), ("added", clock(one["added"])), ("changed", clock(one["changed"]))]
     rows += [("sub", f"{subject} of {issuer}") for issuer, subject in one["subs"]]
     rows += [("spiffe", name) for name in one["spiffe"]]
-    print("\n".join(f"{label:8}  {text}" for label, text in rows))
+    print("\n".join(f"{label:8}  {printable(text)}" for label, text in rows))
     return 0
+
+
+def _added(control: Control, entry: dict[str, Any]) -> int:
+    """When an agent was added, nanoseconds since 1970: the first entry of its name behind the last removal."""
+    first, after = 0, 0
+    while part := control.audit(after, PAGE, entry["key"]):
+        for one in part:
+            first = 0 if one["value"] is None else first or int(one["time_ns"])
+        after = part[-1]["epoch"]
+    return first or int(entry["time_ns"])
 
 
 def _as_json(entry: dict[str, Any]) -> dict[str, Any]:
     value = entry["value"]
     return {
-        "name": entry["name"], "owner": value["owner"], "subs": value["subs"], "spiffe": value["spiffe"],
-        "added": entry["added"] / 1e9, "changed": entry["time"] / 1e9, "by": entry["actor"], "epoch": entry["epoch"],
+        "name": name_of(entry), "owner": value["owner"], "subs": value["subs"], "spiffe": value["spiffe"],
+        "changed": entry["time_ns"] / 1e9, "by": entry["actor"], "epoch": entry["epoch"],
     }  # fmt: skip

@@ -3,16 +3,12 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.cli.controlclient import Change, Control
 from schemas.config import Config
-
-POLL_S: Final = 0.05
-"""How often control is asked where what is waited for is a policy: it waits for epochs by itself."""
 
 NS_PER_MS: Final = 1_000_000
 
@@ -80,16 +76,17 @@ def report(
     if not args.json:
         print(f"{said} as epoch {change.epoch}", flush=True)
     limit_s = args.timeout or float(config.control.ack_s)
-    hosts = _wait(control, change.epoch, digest, limit_s)
+    made_ns = int(control.audit(change.epoch - 1, 1)[0]["time_ns"])
+    hosts = control.ask("/acks", epoch=change.epoch, policy=digest, wait_s=limit_s)["hosts"]
     doors = [door for host in hosts if host["expected"] for door in standings(host)]
     late = [door for door in doors if not door.has(change.epoch, digest)]
     if args.json:
-        shown = [_as_json(door, change, digest) for door in doors]
+        shown = [_as_json(door, change, digest, made_ns) for door in doors]
         print(json.dumps({"epoch": change.epoch, "said": said, "acknowledged": not late, "doors": shown}, indent=2))
     else:
         wide = max((len(door.name) for door in doors), default=0)
         for door in doors:
-            print(f"  {door.name:{wide}}  {_told(door, change, digest)}")
+            print(f"  {door.name:{wide}}  {_told(door, change, digest, made_ns)}")
         if not doors:
             print("  no enforcer runs: one that starts obeys before its first call")
     if late:
@@ -98,32 +95,21 @@ def report(
     return int(bool(late))
 
 
-def _wait(control: Control, epoch: int, digest: str, limit_s: float) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + limit_s
-    while True:
-        left = max(0.0, deadline - time.monotonic())
-        hosts: list[dict[str, Any]] = control.ask("/acks", epoch=epoch, wait_s=left)["hosts"]
-        doors = [door for host in hosts if host["expected"] for door in standings(host)]
-        if left == 0.0 or all(door.has(epoch, digest) for door in doors):
-            return hosts
-        time.sleep(POLL_S)
-
-
-def _ms(door: Standing, change: Change) -> float:
+def _ms(door: Standing, made_ns: int) -> float:
     # two machines' clocks: what was applied is never shown as applied before it was said
-    return max(0.0, (door.applied_ns - change.time_ns) / NS_PER_MS)
+    return max(0.0, (door.applied_ns - made_ns) / NS_PER_MS)
 
 
-def _told(door: Standing, change: Change, digest: str) -> str:
+def _told(door: Standing, change: Change, digest: str, made_ns: int) -> str:
     if door.has(change.epoch, digest):
-        return f"{_ms(door, change):.0f} ms"
+        return f"{_ms(door, made_ns):.0f} ms"
     behind = f"at epoch {door.epoch}" if door.epoch < change.epoch else f"decides by {door.policy_digest[:12] or 'no policy'}"
     return f"NOT ACKNOWLEDGED, {behind}{f': {door.why}' if door.why else ''}"
 
 
-def _as_json(door: Standing, change: Change, digest: str) -> dict[str, Any]:
+def _as_json(door: Standing, change: Change, digest: str, made_ns: int) -> dict[str, Any]:
     done = door.has(change.epoch, digest)
     return {
         "host": door.host, "door": door.door, "epoch": door.epoch, "policy_digest": door.policy_digest, "acknowledged": done,
-        "ms": round(_ms(door, change), 3) if done else None, "why": door.why,
+        "ms": round(_ms(door, made_ns), 3) if done else None, "why": door.why,
     }  # fmt: skip

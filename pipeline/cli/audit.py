@@ -2,16 +2,10 @@
 
 import argparse
 import json
-from typing import Any, Final
+from typing import Any
 
 from pipeline.cli.common import Commands, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control
-
-PAGE: Final = 1_000
-"""Entries of one answer."""
-
-HIDDEN: Final = ("secret",)
-"""Fields of a value that are nobody's business, though they are hashes."""
+from pipeline.cli.controlclient import PAGE, Control
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -38,7 +32,7 @@ def run_control(args: argparse.Namespace) -> int:
     after, left = args.after, args.limit or None
     while left is None or left > 0:
         wanted = PAGE if left is None else min(PAGE, left)
-        entries = control.ask("/audit", after=after, limit=wanted)["entries"]
+        entries = control.audit(after, wanted)
         if not entries:
             break
         if args.json:
@@ -52,16 +46,12 @@ def run_control(args: argparse.Namespace) -> int:
 
 def _as_json(entry: dict[str, Any]) -> dict[str, Any]:
     return {
-        "epoch": entry["epoch"], "time": entry["time"] / 1e9, "actor": entry["actor"], "key": entry["key"],
-        "value": _open(entry["value"]),
+        "epoch": entry["epoch"], "time": entry["time_ns"] / 1e9, "actor": entry["actor"], "key": entry["key"],
+        "value": entry["value"],
     }  # fmt: skip
 
 
-def _open(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if value is None else {name: part for name, part in value.items() if name not in HIDDEN}
-
-
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    value = _open(entry["value"])
+    value = entry["value"]
     said = "removed" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return str(entry["epoch"]), clock(entry["time"] / 1e9), entry["actor"], entry["key"], said
+    return str(entry["epoch"]), clock(entry["time_ns"] / 1e9), entry["actor"], entry["key"], said

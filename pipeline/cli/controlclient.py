@@ -30,6 +30,8 @@ SETTLE_S: Final = 10.0
 """How long control is asked what became of a change after the connection broke."""
 
 POLL_S: Final = 0.1
+PAGE: Final = 1_000
+"""Entries of one answer."""
 
 
 class Unsettled(PeerFault):
@@ -46,8 +48,6 @@ class Change:
 
     epoch: int
     """Its last entry's: whoever has applied this has applied the whole change."""
-    time_ns: int
-    """When it was made, by control's clock, nanoseconds since 1970."""
     result: Mapping[str, Any]
 
 
@@ -108,6 +108,20 @@ class Control:
         if 400 <= status < 500:
             raise OperatorFault(said)
         raise PeerFault(f"{self.where}: {said}")
+
+    def live(self, kind: str) -> list[dict[str, Any]]:
+        """The live entries of a kind, in the order of their epochs: epoch, key, time_ns, actor, value."""
+        found: list[dict[str, Any]] = []
+        while True:
+            part = self.ask("/live", kind=kind, after=found[-1]["epoch"] if found else 0)
+            found += part["entries"]
+            if not part["more"]:
+                return found
+
+    def audit(self, after: int, limit: int, key: str = "") -> list[dict[str, Any]]:
+        """Entries of the journal behind an epoch, of one key where one is given; what was removed has the value None."""
+        entries: list[dict[str, Any]] = self.ask("/audit", after=after, limit=limit, key=key)["entries"]
+        return entries
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
@@ -196,7 +210,12 @@ def _parts(url: str) -> tuple[str, int]:
 
 
 def _change(answer: Mapping[str, Any]) -> Change:
-    return Change(epoch=int(answer["epoch"]), time_ns=int(answer["time"]), result=dict(answer.get("result") or {}))
+    return Change(epoch=int(answer["epoch"]), result=dict(answer["result"]))
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """`x` of the entry `agent/x`."""
+    return str(entry["key"]).partition("/")[2]
 
 
 def _tls(fault: ssl.SSLError) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli.applied import standings
 from pipeline.cli.common import Commands, add_kafka, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control, Unsettled
+from pipeline.cli.controlclient import Control, Unsettled, name_of
 from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault
@@ -94,7 +94,7 @@ def run_add(args: argparse.Namespace) -> int:
     if not config.kafka.servers:
         raise OperatorFault("an enrolment names a kafka that the other machine can reach: give --kafka HOST:PORT")
     control = Control(home, config)
-    keys = {one["name"]: bytes.fromhex(one["value"]["public"]) for one in control.ask("/live", kind="key")["entries"]}
+    keys = {name_of(entry): bytes.fromhex(entry["value"]["public"]) for entry in control.live("key")}
     key = Ed25519PrivateKey.generate()
     path = Path(args.out or f"{name}.enrol")
     data = Enrolment(role=args.role, name=name, key=key, control=keys, kafka=config.kafka).encode()
@@ -137,8 +137,8 @@ def run_enforcers(args: argparse.Namespace) -> int:
     """`wardline enforcer list`: who they are, and how far each is."""
     control = Control(home := home_of(args), config_of(args, home))
     now = control.ask("/status")
-    seen = {host["host"]: host for host in control.ask("/acks", epoch=0)["hosts"]}
-    found = [_enforcer(entry, seen.get(entry["name"])) for entry in control.ask("/live", kind="enforcer")["entries"]]
+    seen = {host["host"]: host for host in control.ask("/acks")["hosts"] if host["seen_s"] is not None}
+    found = [_enforcer(entry, seen.get(name_of(entry))) for entry in control.live("enforcer")]
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -156,7 +156,7 @@ def _enforcer(entry: dict[str, Any], host: dict[str, Any] | None) -> dict[str, A
     said: dict[str, Any] = host or dict.fromkeys(("epoch", "seen_s", "lag_records")) | {"state": "never seen", "why": ""}
     doors = standings(host) if host and host["doors"] else []
     return {
-        "name": entry["name"], "key": entry["value"]["key"], "added": entry["time"] / 1e9, "by": entry["actor"],
+        "name": name_of(entry), "key": entry["value"]["key"], "added": entry["time_ns"] / 1e9, "by": entry["actor"],
         "state": said["state"], "why": said["why"], "epoch": min([door.epoch for door in doors], default=said["epoch"]),
         "seen_s": said["seen_s"], "lag_records": said["lag_records"], "doors": len(doors),
     }  # fmt: skip
@@ -176,8 +176,8 @@ def run_workers(args: argparse.Namespace) -> int:
     """`wardline worker list`."""
     control = Control(home := home_of(args), config_of(args, home))
     found = [
-        {"name": entry["name"], "key": entry["value"]["key"], "added": entry["time"] / 1e9, "by": entry["actor"]}
-        for entry in control.ask("/live", kind="worker")["entries"]
+        {"name": name_of(entry), "key": entry["value"]["key"], "added": entry["time_ns"] / 1e9, "by": entry["actor"]}
+        for entry in control.live("worker")
     ]
     if args.json:
         print(json.dumps(found, indent=2))

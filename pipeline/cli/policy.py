@@ -118,8 +118,8 @@ def run_status(args: argparse.Namespace) -> int:
     """`wardline policy status`: 0 when every door runs the policies in force and the folder has no error, else 1."""
     control = Control(home := home_of(args), config_of(args, home))
     said = control.ask("/policy")
-    doors = [door for host in control.ask("/acks", epoch=0)["hosts"] if host["expected"] for door in standings(host)]
-    digest, problem = str(said["digest"] or ""), str(said["problem"] or "")
+    doors = [door for host in control.ask("/acks")["hosts"] if host["expected"] for door in standings(host)]
+    digest, problem = str(said["digest"]), str((said["problem"] or {}).get("text", ""))
     if args.json:
         shown = [_door_as_json(door) for door in doors]
         print(json.dumps({"digest": digest, "previous": said["previous"], "problem": problem, "doors": shown}, indent=2))

@@ -108,7 +108,7 @@ def _shown(selector: Selector) -> str:
 def run_revocations(args: argparse.Namespace) -> int:
     """`wardline revocations`: those that are in force."""
     control = Control(home := home_of(args), config_of(args, home))
-    found = [_as_json(entry) for entry in control.ask("/live", kind="revocation")["entries"]]
+    found = [_as_json(entry) for entry in control.live("revocation")]
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -134,6 +134,6 @@ def _as_json(entry: dict[str, Any]) -> dict[str, Any]:
     value = entry["value"]
     return {
         "epoch": entry["epoch"], "kind": value["kind"], "name": value["name"], "cascade": value["cascade"],
-        "since": entry["time"] / 1e9, "expires": value["expires"], "not_before": value["not_before"], "by": entry["actor"],
+        "since": entry["time_ns"] / 1e9, "expires": value["expires"], "not_before": value["not_before"], "by": entry["actor"],
         "reason": value["reason"],
     }  # fmt: skip

@@ -31,8 +31,10 @@ OWN_FIELDS: Final = ("name", "pid", "state", "address", "metrics")
 BLOCKERS: Final = ("full", "waits_for")
 """What a host and a worker say when they cannot go on, in their own words."""
 
-CONTROL_FIELDS: Final[dict[str, Any]] = {"state": "", "epoch": 0, "counter": 0, "digest": "", "paused": False, "problem": ""}
-"""What control says of itself, and what it is when it says nothing."""
+CONTROL_FIELDS: Final = (
+    "state", "epoch", "published", "counter", "digest", "live", "problem", "policy_digest", "policy_problem",
+)  # fmt: skip
+"""What control says of itself in its run file."""
 
 HOST_FIELDS: Final = ("host", "state", "why", "epoch", "policy_digest", "seen_s")
 
@@ -171,16 +173,18 @@ def collect(home: Home, config: Config) -> Status:
         found.servers["kafka"] = config.kafka.servers
     if config.clickhouse.url:
         found.servers["clickhouse"] = config.clickhouse.url
-    digests = sorted({p["policy_digest"] for p in found.processes if p.get("policy_digest")})
-    found.policy_digest = digests[0] if len(digests) == 1 else ""
+    digests = sorted({p["policy_digest"] for p in found.processes if p.get("policy_digest") and p["name"] != "control"})
     if living:
         found.control = _control(home, config)
+    found.policy_digest = digests[0] if len(digests) == 1 else "" if digests else found.control.get("policy_digest") or ""
     if len(digests) > 1:
         found.warnings.append(f"enforcers run {len(digests)} different policies (`wardline policy status` says which)")
-    if found.control.get("problem"):
-        found.warnings.append(f"policies: {found.control['problem']}; those in force stay")
+    if problem := found.control.get("policy_problem"):
+        found.warnings.append(f"policies: {problem['text']}; those in force stay")
     for name in names:
         _add_figures(found, name, read_run_file(home.run_file(name)) or {})
+    if found.control.get("problem"):
+        found.blocked.append(f"control: {found.control['problem']}")
     found.disk = {
         "spool_bytes": _bytes(home.hosts.glob("*/doors/*/*.seg")),
         "outbox_bytes": _bytes(home.hosts.glob("*/outbox/*.box")),
@@ -241,14 +245,14 @@ def _control(home: Home, config: Config) -> dict[str, Any]:
     said = read_run_file(home.run_file("control")) or {}
     if not said.get("alive") and not config.control.url:
         return {}
-    shown: dict[str, Any] = {name: said.get(name, empty) for name, empty in CONTROL_FIELDS.items()}
+    shown: dict[str, Any] = {name: said.get(name) for name in CONTROL_FIELDS} | {"paused": None, "hosts": None}
+    control = Control(home, config)
     try:
-        control = Control(home, config)
         now = control.ask("/status")
-        shown |= {name: now[name] for name in CONTROL_FIELDS if name in now}
-        hosts = control.ask("/acks", epoch=0)["hosts"]
+        hosts = control.ask("/acks")["hosts"]
     except WardlineError as fault:
-        return shown | {"hosts": None, "problem": shown["problem"] or str(fault)}
+        return shown | {"problem": shown["problem"] or str(fault)}
+    shown |= {name: now[name] for name in (*CONTROL_FIELDS, "paused")}
     return shown | {"hosts": [{name: host[name] for name in HOST_FIELDS} for host in hosts if host["expected"]]}
 
 
@@ -325,11 +329,14 @@ def render(found: Status) -> str:
 def _control_line(control: dict[str, Any]) -> str:
     if not control:
         return "-"
-    hosts = control["hosts"] or []
-    ready = sum(host["state"] == "ready" for host in hosts)
-    late = ", ".join(f"{host['host']} {host['state']}" for host in hosts if host["state"] != "ready")
-    parts = [f"epoch {control['epoch']}", f"{ready} of {len(hosts)} enforcers ready{f' ({late})' if late else ''}"]
-    return ", ".join((["PAUSED: everything is refused"] if control["paused"] else []) + parts)
+    parts = [f"PAUSED ({control['paused']['reason']})"] if control["paused"] else []
+    parts.append(f"epoch {control['epoch'] or 0}")
+    if control["hosts"] is not None:
+        hosts = control["hosts"]
+        late = ", ".join(f"{host['host']} {host['state']}" for host in hosts if host["state"] != "ready")
+        ready = sum(host["state"] == "ready" for host in hosts)
+        parts.append(f"{ready} of {len(hosts)} enforcers ready{f' ({late})' if late else ''}")
+    return ", ".join(parts)
 
 
 def _size(count: int) -> str:

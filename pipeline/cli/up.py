@@ -184,8 +184,8 @@ def _welcome(home: Home, config: Config, args: argparse.Namespace, children: lis
     wide = max(len(name) for name, _, _ in rows), max(len(address) for _, address, _ in rows)
     own, where = called_as(), home_words(home)
     lines = ["", "ready", *(f"  {name:{wide[0]}}  {address:{wide[1]}}  {note}".rstrip() for name, address, note in rows)]
-    if problem := (read_run_file(home.run_file("control")) or {}).get("problem"):
-        lines += ["", f"PROBLEM  {problem}"]
+    if problem := (read_run_file(home.run_file("control")) or {}).get("policy_problem"):
+        lines += ["", f"PROBLEM  {problem['text']}; the policies in force stay, and without any nothing is permitted"]
     lines += [
         "", "try in another terminal:",
         f"  {own} replay{where} {shlex.quote(str(home.root / 'calls.jsonl'))}",

@@ -62,7 +62,7 @@ class Wardline:
     def words(self, command: str, *words: str) -> list[str]:
         """A whole command line: with `--home`, and the servers where the command takes them."""
         servers = []
-        if self.kafka and command in ("up", "work", "enforce", "replay"):
+        if self.kafka and command in ("up", "control", "work", "enforce", "replay"):
             servers += ["--kafka", self.kafka]
         if self.clickhouse and command in ("up", "work", "replay", "sql", "deadletter"):
             servers += ["--clickhouse", self.clickhouse]
@@ -117,7 +117,7 @@ class Wardline:
     # -- processes ---------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *words: str, wait: bool = True) -> int:
-        """Start one process alone, `broker`, `store`, `work-N` or `enforce-N`; returns its pid when it is ready."""
+        """Start one process alone, `broker`, `store`, `control`, `work-N` or `enforce-N`; returns its pid when it is ready."""
         kind, _, number = name.partition("-")
         process = self.popen(kind, *(["--slot", number] if number else []), *words, log=name)
         if wait:
@@ -127,7 +127,9 @@ class Wardline:
     def start_all(self, *, workers: int = 1, enforcers: int = 1) -> None:
         """Start what `up` would, each alone and nobody to start it again."""
         names = ([] if self.kafka else ["broker"]) + ([] if self.clickhouse else ["store"])
-        stages = [names, [f"work-{n + 1}" for n in range(workers)], [f"enforce-{n + 1}" for n in range(enforcers)]]
+        stages = [
+            names, ["control"], [f"work-{n + 1}" for n in range(workers)], [f"enforce-{n + 1}" for n in range(enforcers)],
+        ]  # fmt: skip
         for stage in stages:
             for name in stage:
                 self.start(name, wait=False)

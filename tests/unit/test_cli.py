@@ -247,7 +247,8 @@ def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) ->
     say(home, "enforce-1", **figures, adopted={"replay-1": figures}, full="outbox at its limit", policy_digest="d")
     found = status.collect(home, Config())
     assert found.lag == {"spooled": 20, "sealed": 16, "sent": 12, "stored": 8}
-    assert found.blocked == ["work-1: the store: is away", "enforce-1: outbox at its limit"]
+    assert found.blocked[:-1] == ["work-1: the store: is away", "enforce-1: outbox at its limit"]
+    assert found.blocked[-1].startswith(f"control: control of `{tmp_path}` is not up")  # its run file is ours, it is nowhere
     assert [p["name"] for p in found.processes] == ["broker", "store", "control", "work-1", "enforce-1"]
     assert found.policy_digest == "d"
     assert not found.ready
@@ -273,13 +274,14 @@ def test_nothing_is_ready_without_control_and_with_a_host_that_does_not_hear_it(
         say(home, name)
     say(home, "enforce-1", control={"state": "ready", "why": ""})
     assert not status.is_ready(home, Config())
-    say(home, "control", problem="p.cedar:1:2: expected `;`", epoch=7)
+    say(home, "control", policy_problem={"text": "p.cedar:1:2: expected `;`"}, epoch=7)
     assert status.is_ready(home, Config())
     say(home, "enforce-1", control={"state": "stale", "why": "no heartbeat for 5.2 s"})
     found = status.collect(home, Config())
     assert not found.ready
     assert found.processes[-1]["state"] == "stale"
-    assert found.blocked == ["enforce-1: stale: no heartbeat for 5.2 s"]
+    assert found.blocked[0] == "enforce-1: stale: no heartbeat for 5.2 s"
+    assert found.blocked[1].startswith(f"control: control of `{tmp_path}` is not up")
     assert found.warnings[0] == "policies: p.cedar:1:2: expected `;`; those in force stay"
     assert "epoch 7" in status.render(found)
 

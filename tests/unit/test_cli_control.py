@@ -103,7 +103,7 @@ def host(name: str, *doors: tuple[str, int, int], epoch: int = 5, state: str = "
 
 
 class Hosts:
-    """A control that answers one question."""
+    """A control that answers two questions."""
 
     def __init__(self, *hosts: dict[str, Any]) -> None:
         self.hosts = list(hosts)
@@ -112,10 +112,14 @@ class Hosts:
         assert path == "/acks"
         return {"hosts": self.hosts}
 
+    def audit(self, after: int, limit: int) -> list[dict[str, Any]]:
+        assert (after, limit) == (4, 1)
+        return [{"epoch": 5, "time_ns": 1_000_000}]
+
 
 def told(capsys: Capture, control: Hosts, *, as_json: bool = False, digest: str = "") -> tuple[int, str, str]:
     args = argparse.Namespace(json=as_json, timeout=0.2)
-    change = Change(epoch=5, time_ns=1_000_000, result={})
+    change = Change(epoch=5, result={})
     code = applied.report(control, Config(), args, change, "revoked", digest=digest)  # type: ignore[arg-type]
     said = capsys.readouterr()
     return code, said.out, said.err
