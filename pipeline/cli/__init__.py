@@ -6,6 +6,6 @@ calls through a host that `replayhost` starts, and `replayview` shows how far it
 policy files, and says which are in force.
 
 What changes for everybody goes to control through `controlclient`, and `applied` says who obeys it: `agent` for who may act,
-`revoke` and `pause` for what must stop, `enrol` for enforcers and workers on other machines, `audit` for who changed what.
-`deadletter` handles frames that were refused.
+`revoke` and `pause` for what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs
+with, `audit` for who changed what. `deadletter` handles frames that were refused.
 """

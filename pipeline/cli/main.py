@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pipeline.cli import agent, audit, deadletter, enrol, pause, policy, processes, replay, revoke, sql, status, up
+from pipeline.cli import agent, audit, deadletter, enrol, keys, pause, policy, processes, replay, revoke, sql, status, up
 from pipeline.cli.common import home_option
 from pipeline.cli.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
-MODULES: Final = (up, status, replay, sql, policy, agent, revoke, pause, enrol, audit, deadletter, processes)
+MODULES: Final = (up, status, replay, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter, processes)
 """In the order of `wardline --help`."""
 
 CRASHED: Final = 1

@@ -221,20 +221,15 @@ def run_enforce(args: argparse.Namespace) -> int:
         name, lock = _own_name(home, "enforce", args.slot)
     setup_logging(name)
     from enforcers import host
-    from pipeline.policy.load import load_set, statement
     from pipeline.shells import topics
 
     try:
-        known = load_set(home.policies)
-        log.info("%s", statement(home.policies, known))  # also says when nothing is permitted
         try:
             asyncio.run(topics.ensure_topics(home, config))
         except PeerFault as fault:
             # calls are recorded all the same: the outbox keeps them until the broker is there
             log.warning("%s; records wait in the outbox", fault)
-        return host.run(
-            home, config, name=name, bundle=known.bundle.encode(), metrics_port=args.metrics_port, adopt=not args.no_adopt
-        )  # fmt: skip
+        return host.run(home, config, name=name, metrics_port=args.metrics_port, adopt=not args.no_adopt)
     finally:
         lock.release()
 
