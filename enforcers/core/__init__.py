@@ -4,5 +4,6 @@ A door hands over who acts for whom: `chain` says which links are decided and ho
 record before the call goes out and when it has ended; `gate` refuses what control has forbidden by then. On the host, `seal`
 turns records into signed frames, `box` is one cut of them on disk, `lanes` number the frames and know what is due, and `ledger`
 knows how far every door is sealed and stored.
-`obey` makes of control's log what the doors are told, how long they may believe it, and what the host acknowledges.
+`obey` makes of control's log what the doors are told, how long they may believe it, and what the host acknowledges; `gather`
+puts the chunks of a policy bundle together.
 """

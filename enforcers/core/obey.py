@@ -6,6 +6,7 @@
     a heartbeat that agrees                once its counter is on the disk: the board is fresh until it was written + stale_ns
     a heartbeat that does not agree        `broken`: begin again; the board keeps what it has while that is fresh
     anything refused                       counted; nothing changes
+    the board has no room                  it is stale; `broken`: begin again, and give it the whole state
 
 Freshness is given only while this host is registered with its own key and decides by the policies that control names: a host
 that may not publish, or still runs the policies before, is stale when what it last proved is too old. An epoch is acknowledged
@@ -20,7 +21,7 @@ from typing import Final, Protocol
 
 from schemas.ack import Ack, DoorAck
 from schemas.control import PAUSE, POLICY, Entry
-from schemas.errors import FrameFault, OperatorFault
+from schemas.errors import FrameFault, OperatorFault, PeerFault
 from schemas.follower import Beat, Follower
 from schemas.limits import DOORS_MAX
 
@@ -98,6 +99,8 @@ class Obey:
         """As `tick` found it: `joining` until the first time fresh, then `ready` or `stale`."""
         self.trouble = ""
         """Why the log cannot be read now: set by whoever reads it."""
+        self.unkept = ""
+        """Why nothing can be kept on the disk now: set by whoever writes it."""
         self.broken = False
         """The log does not lead to the state that control has signed: `begin`, and read it again."""
         self.epoch = 0
@@ -127,6 +130,8 @@ class Obey:
         """When the last of those that are on the disk was written."""
         self._refusal = ""
         self._differs = False
+        self._unfit = ""
+        """Why the board lacks something."""
 
     # -- what is believed --------------------------------------------------------------------------------------------
 
@@ -140,6 +145,11 @@ class Obey:
     def wanted(self) -> Mapping[str, object]:
         """What `policy/main` says of the bundle: digest, bytes, packed, chunks."""
         return (self._wanted.value if self._wanted else None) or {}
+
+    @property
+    def kept_epoch(self) -> int:
+        """The highest epoch that is on the disk."""
+        return self._kept.epoch
 
     def registered(self, host: str, key: str) -> bool:
         """Whether control has registered a host under this key: by its last word, or by what the last run kept."""
@@ -198,10 +208,14 @@ class Obey:
             else:
                 self._note(entry)
         self._keys = self._named_keys()
-        self._joined = True
         self._refile()
+        try:
+            self._board.replace(revoked, epoch=self.follower.epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
+        except PeerFault as fault:
+            self._fail(fault)
+            return
+        self._joined, self._unfit = True, ""
         self.epoch, self.applied_ns = self.follower.epoch, wall_ns
-        self._board.replace(revoked, epoch=self.epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
 
     def _apply(self, entry: Entry, wall_ns: int) -> None:
         revoke, lift = [], []
@@ -238,8 +252,18 @@ class Obey:
             self.policy = ""
 
     def _change(self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], wall_ns: int) -> None:
+        try:
+            self._board.change(
+                revoke, lift, epoch=self.follower.epoch, paused=self.paused, policy=bytes.fromhex(self.policy)
+            )  # fmt: skip
+        except PeerFault as fault:
+            self._fail(fault)
+            return
         self.epoch, self.applied_ns = self.follower.epoch, wall_ns
-        self._board.change(revoke, lift, epoch=self.epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
+
+    def _fail(self, fault: PeerFault) -> None:
+        """The board could not be changed and is stale: the whole state is read and given to it again."""
+        self._unfit, self.broken, self.until_ns = str(fault), True, 0
 
     def _named_keys(self) -> dict[str, str]:
         return {key_id.hex(): public.hex() for key_id, public in self.follower.keys.items()}
@@ -250,7 +274,10 @@ class Obey:
         """The bundle of this digest is on the disk, verified: doors decide by it from now on, if it is still the wanted one."""
         if digest == self.wanted_policy and digest != self.policy:
             self.policy = digest
-            self._board.change((), (), epoch=self.epoch, paused=self.paused, policy=bytes.fromhex(digest))
+            try:
+                self._board.change((), (), epoch=self.epoch, paused=self.paused, policy=bytes.fromhex(digest))
+            except PeerFault as fault:
+                self._fail(fault)
             self._grant()
 
     def floors(self, hosts: Iterable[str] = ()) -> Floors | None:
@@ -272,7 +299,9 @@ class Obey:
     def _grant(self) -> None:
         """Let the board be fresh for as long as what was proved allows it."""
         until = self._sure_ns + self._stale_ns
-        if self._sure_ns and until > self.until_ns and self.policy == self.wanted_policy and self._own_right():
+        if self._unfit or not self._sure_ns or until <= self.until_ns:
+            return
+        if self.policy == self.wanted_policy and self._own_right():
             self.until_ns = until
             self._board.fresh(until)
 
@@ -293,8 +322,8 @@ class Obey:
         """Why it is not ready, in one line; empty when it is. It has the word `digest` where reading it all again may help."""
         if self.state == "ready":
             return ""
-        if self.trouble:
-            return self.trouble
+        if known := self.trouble or self._unfit or self.unkept:
+            return known
         if self._differs:
             return "the control log does not have the digest that its heartbeat says: an entry is missing or altered"
         if self._refusal:

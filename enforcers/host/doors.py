@@ -46,9 +46,14 @@ class DoorSpool:
         except (OSError, ValueError):
             return None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the door is known to write nothing more."""
+        return self.closed is not None or self._lock is not None
+
     def read(self, records_max: int, bytes_max: int) -> list[Run]:
         """New records, whole runs."""
-        ended = self.closed is not None or self._lock is not None
+        ended = self.ended
         runs = self.reader.read(records_max, bytes_max)
         self.exhausted = ended and not runs
         return runs
@@ -57,7 +62,7 @@ class DoorSpool:
         """Whether the door has ended: by its own word, or because nobody holds its lock (then we do, from now on)."""
         if self.closed is None:
             self.closed = self._said()
-        if self.closed is not None or self._lock is not None:
+        if self.ended:
             return True
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -24,6 +24,7 @@ from schemas.config import Config
 from schemas.errors import SpoolFull
 from schemas.frame import Frame, Lane, Range
 from schemas.home import Home
+from schemas.keys import raw_public
 from schemas.limits import FRAME_RANGES_MAX, MIB
 from schemas.process import Lock, private_dir
 
@@ -57,7 +58,9 @@ class Engine:
         self.lock = lock
         self._config = config.enforcer
         self._partitions = config.kafka.partitions
-        self._sign: Callable[[bytes], bytes] = key.sign
+        self.sign: Callable[[bytes], bytes] = key.sign
+        self.public = raw_public(key.public_key()).hex()
+        """The key that its frames are signed with, as control registers it."""
         folder = home.host(name)
         self._doors_folder = private_dir(folder / "doors")
         self.outbox = Outbox(folder / "outbox", bytes_max=self._config.outbox_bytes, sync=self._config.fsync)
@@ -170,7 +173,7 @@ class Engine:
             ranges=[Range(boot=d.boot, first=d.first, last=d.last) for d in doors],
             frame_records=self._config.frame_records,
             created_ns=time.time_ns(),
-            sign=self._sign,
+            sign=self.sign,
         )
         cut_no = self.ledger.next_cut
         data, refs = encode_box(cut_no, doors, frames)
@@ -213,6 +216,16 @@ class Engine:
     def quiet(self) -> bool:
         """Whether everything that was read is stored (living doors may go on)."""
         return self._pending is None and self.ledger.all_stored()
+
+    def lag(self) -> int:
+        """Records that were read and are not known to be stored."""
+        pending = self._pending
+        return self.ledger.sealed_records + (pending.records if pending else 0) - self.ledger.stored_records
+
+    def ended(self, boot: int) -> bool:
+        """Whether a door is known to have ended."""
+        door = self._doors.get(boot)
+        return boot in self._finished if door is None else door.ended
 
     def living(self) -> int:
         """Doors that have not ended."""

@@ -1,7 +1,7 @@
-"""The process `wardline enforce`: seals, sends, and says how far it is.
+"""The process `wardline enforce`: seals, sends, obeys control for its doors, and says how far it is.
 
 It holds the frame key, no door does. Started alone or by a supervisor, it first makes its state whole (checkpoint, boxes, dead
-doors) with the code that runs all the time, then is `ready`.
+doors) with the code that runs all the time, and is `ready` once its doors may decide.
 """
 
 import asyncio
@@ -18,14 +18,18 @@ from typing import Any, Final
 import uvloop
 from prometheus_client import Gauge
 
+from enforcers.host.acks import Acks, Doors
+from enforcers.host.bundles import Finder, Shelf
+from enforcers.host.clients import Broker
 from enforcers.host.engine import Engine
+from enforcers.host.feed import Feed
 from enforcers.host.link import Link
-from schemas.bundle import parse_bundle
+from ext.board import BoardWriter
 from schemas.config import Config
 from schemas.errors import OperatorFault, WardlineError
 from schemas.home import Home
 from schemas.keys import own_key
-from schemas.process import Lock, private_dir, write_atomic, write_run_file
+from schemas.process import Lock, private_dir, write_run_file
 from schemas.records import make_boot
 from schemas.telemetry import serve_metrics
 
@@ -45,23 +49,22 @@ LAG = Gauge("wardline_host_records", "Records since start", ["stage"])
 DISK = Gauge("wardline_host_bytes", "Bytes on disk", ["what"])
 
 
-def run(home: Home, config: Config, *, name: str, bundle: bytes, metrics_port: int = 0, adopt: bool = True) -> int:
+def run(home: Home, config: Config, *, name: str, metrics_port: int = 0, adopt: bool = True) -> int:
     """Run one enforcer host until SIGTERM or SIGINT; returns the exit code.
 
-    `bundle` is the compiled policy that its doors map. Raises OperatorFault when the host is held by another process or its
-    state is damaged.
+    What its doors obey comes from control. Raises OperatorFault when the host is held by another process or its state is
+    damaged.
     """
-    return uvloop.run(_Host(home, config, name, bundle, metrics_port, adopt).main())
+    return uvloop.run(_Host(home, config, name, metrics_port, adopt).main())
 
 
 class _Host:
-    def __init__(self, home: Home, config: Config, name: str, bundle: bytes, metrics_port: int, adopt: bool) -> None:
+    def __init__(self, home: Home, config: Config, name: str, metrics_port: int, adopt: bool) -> None:
         self._home = home
         self._config = config
         self._name = name
-        self._digest = parse_bundle(bundle).digest
-        self._bundle = private_dir(home.host(name) / "bundle") / f"{self._digest}.json"
-        write_atomic(self._bundle, bundle)
+        self._shelf = Shelf(home.host(name) / "bundle")
+        self._feed: Feed | None = None
         self._metrics_port = metrics_port
         self._adopt = adopt
         self._boot = _make_boot()
@@ -84,11 +87,22 @@ class _Host:
             self._home.run_file(self._name).unlink(missing_ok=True)
             return 0
         self._engines[self._name] = self._engine(self._name, lock)
-        link = Link(self._home, self._config, lambda: list(self._engines.values()))
-        tasks = [asyncio.create_task(job) for job in (link.send(), link.hear(), self._seal(link), self._say_all())]
+        own = self._engines[self._name]
+        board = BoardWriter(str(self._home.board(self._name)), self._boot)
+        broker = Broker(self._home, self._config)
+        feed = self._feed = Feed(
+            self._home, self._config, broker, name=self._name, key=own.public, board=board, hosts=lambda: list(self._engines)
+        )  # fmt: skip
+        finder = Finder(broker, self._shelf, lambda: feed.obey, wake=feed.wake, refused=feed.refuse_bundle)
+        doors = Doors(self._home.host(self._name) / "doors", own.ended)
+        acks = Acks(broker, feed, doors, boot=self._boot, sign=own.sign, lag=own.lag)
+        link = Link(self._home, self._config, broker, feed, lambda: list(self._engines.values()))
+        jobs = [feed.run(), feed.keep(), finder.run(), acks.look(), acks.publish(), link.send(), link.hear(), self._seal(link),
+                self._say_all()]  # fmt: skip
         if self._adopt:
-            tasks.append(asyncio.create_task(self._adopt_all()))
-        log.info("host %s boot %016x runs policy %s", self._name, self._boot, self._digest[:12])
+            jobs.append(self._adopt_all())
+        tasks = [asyncio.create_task(job) for job in jobs]
+        log.info("host %s boot %016x joins at epoch %d", self._name, self._boot, feed.obey.kept_epoch)
         stopping = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         code = 0
@@ -98,6 +112,9 @@ class _Host:
                 log.info("everything is stored")
             else:
                 log.warning("not everything is stored after %d s: the outbox is kept for the next start", STOP_S)
+            # nobody tells the doors anything from now on, so they decide nothing more
+            board.fresh(0)
+            await acks.last_word()
         for task in tasks:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 # a crash of any part is a crash of the host: the next start makes it whole from disk
@@ -109,6 +126,7 @@ class _Host:
                 code = code or 1
             task.cancel()
         await asyncio.wait(tasks, timeout=10)
+        board.close()
         self._thread.shutdown()
         for engine in self._engines.values():
             engine.close()
@@ -200,13 +218,17 @@ class _Host:
         log.info("host %s is adopted: nobody holds it and it has records left", name)
 
     async def _say_all(self) -> None:
+        ready = False
         while True:
-            self._say("stopping" if self._stop.is_set() else "ready")
+            ready = ready or (self._feed is not None and self._feed.obey.state != "joining")
+            self._say("stopping" if self._stop.is_set() else "ready" if ready else "starting")
             await asyncio.sleep(SAY_S)
 
     def _say(self, state: str) -> None:
-        said: dict[str, Any] = {**self._fixed, "state": state, "boot": f"{self._boot:016x}", "policy_digest": self._digest,
-                                "bundle": str(self._bundle)}  # fmt: skip
+        said: dict[str, Any] = {**self._fixed, "state": state, "boot": f"{self._boot:016x}"}
+        if self._feed is not None:
+            digest = self._feed.obey.policy
+            said |= {"policy_digest": digest, "bundle": str(self._shelf.path(digest)) if digest else "", **self._feed.said()}
         engine = self._engines.get(self._name)
         if engine is not None:
             said |= engine.figures()

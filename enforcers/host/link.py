@@ -9,31 +9,28 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
 from enforcers.core.lanes import FrameRef
+from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch, first_line, stop
 from enforcers.host.engine import Engine
 from schemas.config import Config
 from schemas.errors import FrameFault, PeerFault
 from schemas.frontier import parse_frontier
 from schemas.home import Home
-from schemas.keys import Trust
+from schemas.keys import Verify
 from schemas.limits import FRAME_BYTES_MAX, INFLIGHT_BYTES_MAX
-from schemas.links import embedded_broker, kafka_security, kafka_servers
 from schemas.process import read_run_file
-from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
 
 OUTSTANDING_MAX: Final = 64
 """Frames that one producer has in hand; bounds what an outage sends again."""
 
-STOP_S: Final = 5.0
-RECONNECT_S: Final = 0.3
 TICK_S: Final = 0.1
 REQUEST_MS: Final = 120_000
 """Longer than an outage that shall not cost a new producer."""
@@ -43,83 +40,82 @@ RECREATED = Counter("wardline_host_producers_recreated", "Producers thrown away 
 FRONTIERS = Counter("wardline_host_frontiers", "Frontiers heard", ["verdict"])
 
 
+class Registry(Protocol):
+    """Whom control has registered."""
+
+    def registered(self, host: str, key: str) -> bool:
+        """Whether a host's frames will be accepted under this key (hex)."""
+
+    def verifier(self, worker: str) -> Verify | None:
+        """`verify(signature, message)` of a worker, or None when control has none of that name."""
+
+
 class Link:
     """Sends for every engine of this process. `engines` is asked anew each round, so that adopted hosts may come and go."""
 
-    def __init__(self, home: Home, config: Config, engines: Callable[[], Iterable[Engine]]) -> None:
+    def __init__(
+        self, home: Home, config: Config, broker: Broker, registry: Registry, engines: Callable[[], Iterable[Engine]]
+    ) -> None:
         self._home = home
         self._config = config
+        self._broker = broker
+        self._registry = registry
         self._engines = engines
-        self._embedded = embedded_broker(config)
-        self._topics = Topics(config.kafka.prefix)
-        self._trust = Trust(home.trusted("workers"))
-        self._broker: object = None
+        self._identity: object = None
         self.wake = asyncio.Event()
         self.state = "no broker yet"
-
-    def _identity(self) -> tuple[str, object]:
-        """Servers, and what changes when an embedded broker is another one (it then knows nothing)."""
-        servers = kafka_servers(self._home, self._config)
-        if not self._embedded:
-            return servers, servers
-        said = read_run_file(self._home.run_file("broker")) or {}
-        return servers, (said.get("pid"), said.get("address"))
-
-    def _client_options(self, servers: str) -> dict[str, Any]:
-        return {"bootstrap_servers": servers, "client_id": "wardline-host", **kafka_security(self._config)}
 
     async def send(self) -> None:
         """Send for ever; returns only by cancellation."""
         while True:
             try:
-                servers, identity = self._identity()
+                servers, identity = self._broker.now()
             except PeerFault as fault:
                 self.state = str(fault)
                 await asyncio.sleep(RECONNECT_S)
                 continue
-            if self._broker not in (None, identity):
+            if self._identity not in (None, identity):
                 for engine in self._engines():
                     engine.lanes.broker_is_new()
-            self._broker = identity
+            self._identity = identity
             try:
                 await self._session(servers)
             except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
-                self.state = f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no answer'}"
+                self.state = first_line(fault)
                 log.warning("kafka at %s: %s; a new producer sends what is not stored", servers, self.state)
                 RECREATED.inc()
                 await asyncio.sleep(RECONNECT_S)
 
     async def _session(self, servers: str) -> None:
         producer = AIOKafkaProducer(
-            acks="all", enable_idempotence=True, request_timeout_ms=10_000 if self._embedded else REQUEST_MS,
-            max_request_size=FRAME_BYTES_MAX + (64 << 10), retry_backoff_ms=200, **self._client_options(servers),
+            acks="all", enable_idempotence=True, request_timeout_ms=10_000 if self._broker.embedded else REQUEST_MS,
+            max_request_size=FRAME_BYTES_MAX + (64 << 10), retry_backoff_ms=200, **self._broker.options(servers),
         )  # fmt: skip
         session = _Session(self.wake)
         try:
-            await asyncio.wait_for(producer.start(), 15)
+            await asyncio.wait_for(producer.start(), START_S)
             self.state = "connected"
             await self._pump(producer, session)
         finally:
             # whoever is in hand now is unknown to us: sent again, and known to the worker if it did arrive
             session.abandon()
-            await _stop(producer)
+            await stop(producer)
 
     async def _pump(self, producer: AIOKafkaProducer, session: "_Session") -> None:
-        looked = 0.0
+        watch = Watch(self._broker, self._identity)
         while True:
             self.wake.clear()
-            now = time.monotonic()
-            if self._embedded and now - looked > RECONNECT_S:
-                looked = now
-                if self._identity()[1] != self._broker:
-                    raise PeerFault("the broker is a new one")
+            if watch.another():
+                raise PeerFault("the broker is a new one")
             budget = self._budget()
             for engine in list(self._engines()):
+                if not self._registry.registered(engine.name, engine.public):
+                    continue  # its frames would be dead letters: they wait in the outbox until control knows its key
                 for ref in engine.lanes.due(time.monotonic_ns(), budget):
                     session.raise_failed()
                     engine.lanes.sent(ref)
                     data = engine.outbox.frame(ref)
-                    session.add(engine, ref, await producer.send(self._topics.calls, data, partition=ref.lane.partition))
+                    session.add(engine, ref, await producer.send(self._broker.topics.calls, data, partition=ref.lane.partition))
                     SENT.inc()
                     await session.room(OUTSTANDING_MAX)
             session.raise_failed()
@@ -128,7 +124,7 @@ class Link:
 
     def _budget(self) -> int | None:
         """Bytes in flight for a partition: the embedded broker drops the oldest above 5 MiB, so hosts share what is safe."""
-        if not self._embedded:
+        if not self._broker.embedded:
             return None
         running = {
             file.stem
@@ -143,14 +139,12 @@ class Link:
         while True:
             consumer = None
             try:
-                servers, identity = self._identity()
-                consumer = AIOKafkaConsumer(
-                    enable_auto_commit=False, auto_offset_reset="earliest",
-                    fetch_max_wait_ms=20 if self._embedded else 500, **self._client_options(servers),
-                )  # fmt: skip
-                await asyncio.wait_for(consumer.start(), 15)
-                consumer.assign([TopicPartition(self._topics.stored, 0)])
-                while not self._embedded or self._identity()[1] == identity:
+                servers, identity = self._broker.now()
+                watch = Watch(self._broker, identity)
+                consumer = self._broker.consumer(servers)
+                await asyncio.wait_for(consumer.start(), START_S)
+                consumer.assign([TopicPartition(self._broker.topics.stored, 0)])
+                while not watch.another():
                     for messages in (await consumer.getmany(timeout_ms=500)).values():
                         for message in messages:
                             self._heard(message.value)
@@ -158,14 +152,14 @@ class Link:
                 log.debug("frontiers: %s", fault)
             finally:
                 if consumer is not None:
-                    await _stop(consumer)
+                    await stop(consumer)
             await asyncio.sleep(RECONNECT_S)
 
     def _heard(self, data: bytes | None) -> None:
         if data is None:
             return
         try:
-            said = parse_frontier(data, self._trust.verifier)
+            said = parse_frontier(data, self._registry.verifier)
         except FrameFault as fault:
             FRONTIERS.labels(fault.reason).inc()
             log.warning("a frontier is refused: %s", fault)
@@ -179,17 +173,6 @@ class Link:
             elif engine.stored(said.lane, said.frame_no):
                 self.wake.set()
         FRONTIERS.labels("good").inc()
-
-
-async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
-    stopping = asyncio.ensure_future(client.stop())
-    try:
-        await asyncio.wait([stopping], timeout=STOP_S)
-    finally:
-        stopping.cancel()
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()
 
 
 class _Session:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from enforcers.core.obey import Floors, Obey, parse_floors
+from schemas.errors import PeerFault
 from schemas.follower import Follower
 from tests.support.entries import CONTROL, Journal
 
@@ -23,10 +24,17 @@ class Board:
         self.paused = False
         self.policy = b""
         self.until_ns = 0
+        self.room = True
+
+    def _need_room(self) -> None:
+        if not self.room:
+            self.until_ns = 0
+            raise PeerFault("board.table2: cannot be made: no space left on device")
 
     def change(
         self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], *, epoch: int, paused: bool, policy: bytes
     ) -> None:
+        self._need_room()
         self.steps.append("change")
         self.revoked.update(revoke)
         for text in lift:
@@ -34,6 +42,7 @@ class Board:
         self.epoch, self.paused, self.policy = epoch, paused, policy
 
     def replace(self, revoked: Iterable[tuple[str, int]], *, epoch: int, paused: bool, policy: bytes) -> None:
+        self._need_room()
         self.steps.append("replace")
         self.revoked = dict(revoked)
         self.epoch, self.paused, self.policy = epoch, paused, policy

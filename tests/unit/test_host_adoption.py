@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from enforcers.host.host import _Host
-from schemas.bundle import Bundle
 from schemas.config import Config
 from schemas.home import Home
 from schemas.process import Lock
@@ -12,7 +11,7 @@ from schemas.process import Lock
 def test_a_host_that_is_adopted_twice_gets_lanes_of_its_own_each_time(tmp_path: Path) -> None:
     """Each engine numbers its lanes from 1: in the lanes of the first time its new frames would pass for copies."""
     home = Home(tmp_path)
-    host = _Host(home, Config(), "enforce-1", Bundle().encode(), 0, True)
+    host = _Host(home, Config(), "enforce-1", 0, True)
     boots = []
     for _ in range(2):
         lock = Lock(home.host("replay-1") / "lock")

@@ -152,6 +152,22 @@ def test_the_time_of_freshness_never_goes_back() -> None:
     assert host.board.until_ns == until
 
 
+def test_a_board_without_room_is_stale_until_it_has_been_given_everything() -> None:
+    host = ready()
+    host.board.room = False
+    host.hear(host.journal.put("revocation/agent:a", revocation("a")), host.journal.beat())
+    assert (host.obey.broken, host.obey.state) == (True, "stale")
+    assert host.obey.why == "board.table2: cannot be made: no space left on device"
+    assert (host.ack().epoch, host.board.until_ns) == (1, 0)
+    host.obey.begin()
+    host.hear(*host.journal.whole(), host.journal.beat())
+    assert (host.obey.broken, host.obey.state) == (True, "stale"), "there is still no room"
+    host.board.room = True
+    host.obey.begin()
+    host.hear(*host.journal.whole(), host.journal.beat())
+    assert (host.board.revoked, host.obey.state, host.obey.why, host.ack().epoch) == ({"agent:a": 0}, "ready", "", 2)
+
+
 # -- policies ------------------------------------------------------------------------------------------------------------
 
 
