@@ -93,6 +93,41 @@ FRONTIER_SCHEMA: Final = pa.schema(
 )
 """The Arrow columns of an insert into `frontiers`: the floor of a lane whose first frames were dropped with an old day."""
 
+CONTROL_SCHEMA: Final = pa.schema(
+    [
+        pa.field("journal", pa.uint32(), nullable=False),
+        pa.field("epoch", pa.uint64(), nullable=False),
+        pa.field("key", pa.utf8(), nullable=False),
+        pa.field("kind", pa.utf8(), nullable=False),
+        pa.field("name", pa.utf8(), nullable=False),
+        pa.field("value", pa.utf8(), nullable=False),
+        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("actor", pa.utf8(), nullable=False),
+        pa.field("tenant", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `control`: an entry, its value as JSON without secrets, empty for a removal."""
+
+ACK_SCHEMA: Final = pa.schema(
+    [
+        pa.field("journal", pa.uint32(), nullable=False),
+        pa.field("host", pa.utf8(), nullable=False),
+        pa.field("host_boot", pa.utf8(), nullable=False),
+        pa.field("door", pa.utf8(), nullable=False),
+        pa.field("epoch", pa.uint64(), nullable=False),
+        pa.field("policy_digest", pa.utf8(), nullable=False),
+        pa.field("applied", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("state", pa.utf8(), nullable=False),
+        pa.field("doors", pa.uint16(), nullable=False),
+        pa.field("tenant", pa.utf8(), nullable=False),
+        pa.field("said", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `acknowledged`: what a host (`door` empty) or one of its doors has said of itself."""
+
+ACK_GONE: Final = "gone"
+"""`state` of a door that its host names no more. The others are those of `schemas.ack`; a door has `ready`."""
+
 INSERT_FORMAT: Final = "ArrowStream"
 
 INSERT_SETTINGS: Final[Mapping[str, str]] = {
@@ -210,6 +245,28 @@ def lane_state_sql(database: str, partition: int) -> str:
         "SELECT enforcer, host_boot AS enforcer_boot,"
         " toUInt64(floor + if(broken = 0, length(numbers), broken - 1)) AS frontier,"
         f" arrayFilter(n -> n > frontier, numbers) AS beyond FROM ({lanes}) ORDER BY enforcer, enforcer_boot"
+    )
+
+
+def control_known_sql(database: str) -> str:
+    """How much of the control log the store has: the latest journal (0: none), and its highest epoch."""
+    return f"SELECT journal, max(epoch) FROM {quote_name(database)}.control GROUP BY journal ORDER BY journal DESC LIMIT 1"
+
+
+def control_has_sql(database: str, journal: int, epoch: int) -> str:
+    """What the store has at one epoch of a journal: (key, time in microseconds since 1970)."""
+    return (
+        f"SELECT key, toUnixTimestamp64Micro(time) FROM {quote_name(database)}.control FINAL"
+        f" WHERE journal = {journal} AND epoch = {epoch}"
+    )
+
+
+def control_live_sql(database: str, journal: int, epoch: int, columns: str) -> str:
+    """`columns` of the keys that are live in the store and of which nothing above `epoch` was said."""
+    return (
+        f"SELECT {columns} FROM (SELECT key, argMax(value, epoch) AS value, max(epoch) AS top"
+        f" FROM {quote_name(database)}.control FINAL WHERE journal = {journal} GROUP BY key)"
+        f" WHERE value != '' AND top <= {epoch}"
     )
 
 

@@ -90,7 +90,7 @@ Judged: TypeAlias = Accepted | Duplicate | PutOff | Dead
 def judge(data: bytes | None, partition: int, key_of: Callable[[str], Check | None], ledger: Ledger) -> Judged:
     """Say what a message from Kafka partition `partition` is. Total: never raises for anything that `data` may be.
 
-    `key_of(host)` gives `verify(signature, message)` of a pinned host, or None. `ledger` is asked, not changed.
+    `key_of(host)` gives `verify(signature, message)` of a registered host, or None. `ledger` is asked, not changed.
     """
     if data is None:
         return Dead(reason="form", message="the message has no value")
@@ -126,7 +126,7 @@ def _believe(frame: Frame, partition: int, key_of: Callable[[str], Check | None]
     host = frame.head.lane.host
     check = key_of(host)
     if check is None:
-        raise FrameFault("key", f"no key is pinned for host `{host}`")
+        raise FrameFault("key", f"no key is registered for host `{host}`")
     frame.verify(check)
     if frame.head.lane.partition != partition:
         raise FrameFault("partition", f"the frame belongs to partition {frame.head.lane.partition}, it came in {partition}")

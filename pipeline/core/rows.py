@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.intake import Dead
 from schemas.frame import FrameHead
-from schemas.store import INSERT_SCHEMA
+from schemas.store import DEADLETTER_STATES, INSERT_SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,16 @@ class FrameRow:
     def rows(self) -> int:
         """Rows that the store writes for it."""
         return 1 + (self.batch.num_rows if self.batch is not None else 0)
+
+
+def letter_row(dead: Dead, data: bytes, partition: int, offset: int, *, received_us: int) -> dict[str, Any]:
+    """A message that is kept as a dead letter, as a row of `DEADLETTER_SCHEMA`."""
+    head = dead.head
+    return {
+        "received": received_us, "partition": partition, "offset": offset, "enforcer": head.lane.host if head else "",
+        "enforcer_boot": head.lane.host_boot if head else 0, "frame_no": head.frame_no if head else 0, "reason": dead.reason,
+        "message": dead.message, "digest": hashlib.sha256(data).digest(), "data": data, "state": DEADLETTER_STATES[0],
+    }  # fmt: skip
 
 
 def insert_token(frames: Sequence[FrameRow], ingested_s: int) -> str:

@@ -84,7 +84,7 @@ def test_a_chain_that_does_not_fit_is_stored_and_flagged(site: Site) -> None:
 
 
 def test_dead_letters_are_sent_again_when_whoever_must_has_put_it_right(site: Site) -> None:
-    """A host whose key was not pinned, and frames that an older worker could not read."""
+    """A host that was not registered, and frames that an older worker could not read."""
     late = site.host = Host("late")
     site.send([(0, late.frame(3)), (1, late.frame(4, 1)), (0, b"noise")])
     wait_until(lambda: len(site.letters()) == 3, 20, lambda: site.wardline.said("work-1"))
@@ -100,6 +100,7 @@ def test_dead_letters_are_sent_again_when_whoever_must_has_put_it_right(site: Si
         assert said in done.stderr, words
         assert done.stderr.count("\n") == 1
     (site.home.trusted("hosts") / "late.pub").write_bytes(_public(late))
+    site.register(late)
     assert "sent again" in site.wardline.run("deadletter", "retry", *site.sent).stdout
     site.wait_frontier(late.lane(1).text, 1)
     site.wait_frontier(late.lane(0).text, 1)

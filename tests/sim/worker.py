@@ -128,7 +128,7 @@ class Worker:
 
     async def _main(self, config: Config) -> None:
         self.pump = SteppedPump(
-            config, store=_Watched(self, self._store), voice=self, key_of=self._trust.verifier,
+            config, store=_Watched(self, self._store), voice=self, keys=_Pinned(self._trust),
             generation=lambda: self._generation, slot=self.name,
         )  # fmt: skip
         self.pump.ask = self._ask
@@ -298,6 +298,25 @@ class Worker:
         if not self.why and not self.lost_place and all(self._store.taker[partition] == MEMBER for partition in partitions):
             raise Broken("drain", f"{self.name} holds its place and is fenced")
         self._story.fault("fenced", self.name)
+
+
+class _Pinned:
+    """A registry that has heard everything before this story begins, and in which nothing changes."""
+
+    why = ""
+
+    def __init__(self, trust: Trust) -> None:
+        self.key_of = trust.verifier
+
+    async def ready(self) -> None:
+        """It is."""
+
+    def former_of(self, host: str) -> None:
+        """Nobody was removed."""
+
+    async def caught_up(self) -> bool:
+        """It is."""
+        return True
 
 
 class _Watched:

@@ -2,11 +2,13 @@
 
 import hashlib
 import itertools
+import json
 import subprocess
 from collections.abc import Iterable
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
+from pipeline.shells.worker.registry import registry_file
 from schemas.frame import Frame
 from schemas.frontier import parse_frontier
 from schemas.keys import Trust, own_key
@@ -29,14 +31,23 @@ class Site:
         wardline.start_all(workers=workers, enforcers=0)
 
     def begin(self) -> None:
-        """Another test: a new host whose key is pinned, and everything lives."""
+        """Another test: a new host that is registered, and everything lives."""
         number = next(self._numbers)
         name = f"enforce-{number}"
-        self.host = Host(name, boot=HOST_BOOT + number, key=own_key(self.home, "hosts", name))
         self.sent.clear()
-        for process in ("store", "work-1") if self.wardline.kafka else ("broker", "store", "work-1"):
+        for process in ("store", "control", "work-1") if self.wardline.kafka else ("broker", "store", "control", "work-1"):
             if not (read_run_file(self.home.run_file(process)) or {}).get("alive"):
                 self.wardline.start(process)
+        self.host = self.register(Host(name, boot=HOST_BOOT + number, key=own_key(self.home, "hosts", name)))
+
+    def register(self, host: Host) -> Host:
+        """Wait until the first worker has heard of a host: a real one sends nothing before control has registered it."""
+        path = registry_file(self.home, "work-1")
+        wait_until(
+            lambda: path.exists() and host.name in json.loads(path.read_bytes())["hosts"], 20,
+            lambda: f"{host.name} is registered: {self.wardline.said('control')} {self.wardline.said('work-1')}",
+        )  # fmt: skip
+        return host
 
     def restart(self) -> None:
         """The worker's figures start at nothing."""

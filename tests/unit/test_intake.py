@@ -148,7 +148,7 @@ def test_a_name_with_control_characters_reaches_no_log_as_it_is() -> None:
     host = Host("\x1b]0;owned\x07")
     found = judge(host.frame(3, PARTITION).wire, PARTITION, lambda _: None, fresh())
     assert isinstance(found, Dead)
-    assert found.message == "no key is pinned for host `\\x1b]0;owned\\x07`"
+    assert found.message == "no key is registered for host `\\x1b]0;owned\\x07`"
 
 
 # -- what the host has signed, and is wrong ----------------------------------------------------------------------------

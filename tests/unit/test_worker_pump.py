@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from faust.types import TP
 
-from pipeline.shells.worker import pump as pump_module
+from pipeline.core.intake import Check
+from pipeline.shells.worker import patience
 from pipeline.shells.worker.pump import Pump
 from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses, Taken
 from pipeline.shells.worker.watchdog import Signs, Watchdog, verdict
@@ -68,12 +69,41 @@ class Store:
         self.log.append(("note", [row["frame_no"] for row in frontiers]))
 
 
+class Keys:
+    """A registry that knows one host. `late` are hosts that it hears of while somebody waits for it to catch up."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.hosts = {host.name: host.key.public_key().verify for host in hosts}
+        self.former: dict[str, Check] = {}
+        self.late: list[Host] = []
+        self.sure = True
+        self.why = ""
+        self.asked = 0
+        self.heard = asyncio.Event()
+
+    async def ready(self) -> None:
+        await self.heard.wait()
+
+    def key_of(self, host: str) -> Check | None:
+        return self.hosts.get(host)
+
+    def former_of(self, host: str) -> Check | None:
+        return self.former.get(host)
+
+    async def caught_up(self) -> bool:
+        self.asked += 1
+        await asyncio.sleep(0)
+        self.hosts |= {host.name: host.key.public_key().verify for host in self.late}
+        return self.sure
+
+
 class Bench:
     """A pump with a store, a host, and a word list of everything that is said and acknowledged."""
 
     def __init__(self, **settings: int) -> None:
         self.store = Store()
         self.host = Host()
+        self.keys = Keys(self.host)
         self.said: list[tuple[Lane, int]] = []
         self.woken: list[str] = []
         self.acked: list[int] = []
@@ -81,7 +111,7 @@ class Bench:
         self.generation = GENERATION
         config = Config(worker=replace(Worker(), **{"quiet_ms": 20, **settings}))
         self.pump = Pump(
-            config, store=self.store, voice=self, key_of=self.host.key_of, generation=lambda: self.generation, slot="work-1"
+            config, store=self.store, voice=self, keys=self.keys, generation=lambda: self.generation, slot="work-1"
         )
         self.clock = asyncio.create_task(self.pump.clock())
 
@@ -138,8 +168,8 @@ def wait_for(go: threading.Event) -> Callable[[], None]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump_module, "RETRY_S", 0.01)
-    monkeypatch.setattr(pump_module, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(patience, "RETRY_S", 0.01)
+    monkeypatch.setattr(patience, "RETRY_MAX_S", 0.02)
 
 
 @script()
@@ -259,6 +289,67 @@ async def test_a_take_over_says_what_is_stored_already(bench: Bench) -> None:
     await bench.take(bench.host.frame(2, frame_no=8))
     await bench.until(lambda: bench.acked)
     assert bench.said == [(bench.host.lane(0), 7), (bench.host.lane(0), 9)]
+
+
+@script()
+async def test_a_frame_of_a_host_that_registers_just_now_is_stored_and_the_others_wait_for_nobody(bench: Bench) -> None:
+    late = Host("late")
+    bench.keys.late.append(late)
+    await bench.take(bench.host.frame(2), late.frame(2), bench.host.frame(2))
+    await bench.until(lambda: len(bench.acked) == 3)
+    assert ("insert", [1, 1, 2], 9, {0: 1}) in bench.store.log
+    assert (bench.keys.asked, bench.pump.figures.dead_letters) == (1, 0)
+
+
+@script()
+async def test_a_frame_of_a_host_that_is_not_registered_is_a_dead_letter_once_everything_was_heard(bench: Bench) -> None:
+    await bench.take(Host("stranger").frame(2))
+    await bench.until(lambda: bench.acked)
+    assert bench.store.log == [("take", 0), ("keep", ["key"])]
+    assert bench.keys.asked == 1
+
+
+@script()
+async def test_while_control_cannot_be_heard_a_stranger_is_left_to_send_again(bench: Bench) -> None:
+    """It may be registered in what could not be read: neither a dead letter nor a reason to stand still."""
+    bench.keys.sure = False
+    await bench.take(Host("stranger").frame(2), bench.host.frame(2))
+    await bench.until(lambda: len(bench.acked) == 2)
+    assert bench.store.log == [("take", 0), ("insert", [1], 3, {0: 1})]
+    assert (bench.pump.figures.put_off, bench.pump.figures.dead_letters) == (1, 0)
+
+
+@script()
+async def test_what_a_removed_host_had_stored_is_known_when_it_is_read_again_and_nothing_else_counts(bench: Bench) -> None:
+    first, second = bench.host.frame(2), bench.host.frame(2)
+    await bench.take(first)
+    await bench.until(lambda: bench.acked)
+    bench.keys.former = {bench.host.name: bench.keys.hosts.pop(bench.host.name)}
+    await bench.take(first, second, forged(first))
+    await bench.until(lambda: len(bench.acked) == 4)
+    assert [entry for entry in bench.store.log if entry[0] in ("keep", "insert")] == [
+        ("insert", [1], 3, {0: 1}), ("keep", ["key", "key"]),
+    ]  # fmt: skip
+    assert bench.pump.figures.duplicates == 1
+
+
+@script()
+async def test_no_frame_is_judged_before_there_is_a_registry_and_a_drain_does_not_wait_for_one(bench: Bench) -> None:
+    bench.keys.why = "control: it has not been heard yet"
+    taking = asyncio.create_task(bench.take(bench.host.frame(2)))
+    await bench.until(lambda: bench.pump.waits_for)
+    assert bench.pump.waits_for == bench.keys.why
+    before = bench.pump.progress_at
+    await bench.until(lambda: bench.pump.progress_at > before)  # the watchdog must not end a worker that waits for control
+    assert bench.store.log == []
+    async with asyncio.timeout(1):
+        await bench.pump.drain()
+    bench.pump.open({tp(0)})
+    bench.keys.why = ""
+    bench.keys.heard.set()
+    await taking
+    await bench.until(lambda: bench.acked)
+    assert bench.pump.waits_for == ""
 
 
 @script()

@@ -17,6 +17,10 @@ INSERTS = Histogram(
 RETRIES = Counter("wardline_worker_store_retries", "Attempts to reach the store that failed and were repeated")
 FRONTIERS = Counter("wardline_worker_frontiers", "Frontiers published")
 RECREATED = Counter("wardline_worker_producers_recreated", "Frontier producers thrown away after an error")
+CONTROL_REFUSED = Counter("wardline_worker_control_refused", "Control entries refused by a worker", ["reason"])
+CONTROL_EPOCH = Gauge("wardline_worker_control_epoch", "Epoch of the control log that a worker has reached")
+HOSTS = Gauge("wardline_worker_hosts", "Enforcers whose frames count")
+ACKS = Counter("wardline_worker_acks", "Acknowledgements read, good ones and those refused by reason", ["verdict"])
 LAG = Gauge("wardline_worker_lag_messages", "Messages of this worker's partitions that are not committed")
 PARTITIONS = Gauge("wardline_worker_partitions", "Partitions of this worker")
 

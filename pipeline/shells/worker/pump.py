@@ -2,6 +2,7 @@
 
     event of another assignment       dropped, not acknowledged: whoever has the partition now reads it
     first event of a partition        take it over: fence, then read what is stored
+    of a host that nobody knows       waits until all that control has said is known, then judged again
     judged                            joins the batch in offset order, duplicates and dead letters too
     batch is due                      dead letters -> records and frame rows -> acknowledge -> frontiers
     the store is away                 the same insert again, for as long as it takes
@@ -14,33 +15,33 @@ costs a second reading and nothing else.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from faust.types import TP
 
 from pipeline.core.batch import Batch
-from pipeline.core.intake import Accepted, Check, Dead, Duplicate, Judged, judge
+from pipeline.core.intake import Accepted, Dead, Duplicate, Judged, PutOff, judge
 from pipeline.core.ledger import Ledger
-from pipeline.core.rows import FrameRow, Room, insert_stream, insert_token
+from pipeline.core.rows import FrameRow, Room, insert_stream, insert_token, letter_row
 from pipeline.shells.worker import metrics
-from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses, Taken
+from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.ports import Keys, Store, Voice
+from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses
 from schemas.config import Config
 from schemas.errors import OperatorFault, WardlineError
 from schemas.frame import Lane
-from schemas.store import DEADLETTER_STATES, FLAG_DEAD
+from schemas.store import FLAG_DEAD
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RETRY_S: Final = 0.2
-RETRY_MAX_S: Final = 5.0
+LOOK_S: Final = 0.5
 NOTE_S: Final = 5.0
 """How often frontiers become rows; they matter when old days are dropped, and to people."""
 
@@ -50,36 +51,6 @@ LANES_SAID_MAX: Final = 1000
 AGAIN_EXIT: Final = 75
 CRASH_EXIT: Final = 1
 OPERATOR_EXIT: Final = 2
-
-
-class Store(Protocol):
-    """What the pump needs of `sink`."""
-
-    def take_over(self, partition: int) -> Taken:
-        """Own a partition."""
-
-    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
-        """Store a batch."""
-
-    def keep(self, letters: Sequence[Mapping[str, Any]]) -> None:
-        """Store dead letters."""
-
-    def note(self, frontiers: Sequence[Mapping[str, Any]]) -> None:
-        """Store how far lanes are."""
-
-
-class Voice(Protocol):
-    """What the pump needs of `herald`."""
-
-    def say(self, lane: Lane, frame_no: int) -> None:
-        """A frontier."""
-
-    def wake(self, digest: str) -> None:
-        """A dead letter is stored."""
-
-
-class Given(Exception):
-    """A try was given up because the partitions are being taken away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +72,14 @@ class Pump:
         *,
         store: Store,
         voice: Voice,
-        key_of: Callable[[str], Check | None],
+        keys: Keys,
         generation: Callable[[], int],
         slot: str,
     ) -> None:
         self._config = config.worker
         self._store = store
         self._voice = voice
-        self._key_of = key_of
+        self._keys = keys
         self._generation = generation
         self._slot = slot
         self._ledger = Ledger()
@@ -118,7 +89,6 @@ class Pump:
         self._assigned: set[TP] = set()
         self._turn = asyncio.Lock()
         self._open = asyncio.Event()
-        self._closing = asyncio.Event()
         self._filled = asyncio.Event()
         self._flight: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -126,12 +96,20 @@ class Pump:
         self._moved: dict[Lane, int] = {}
         self._noted_at = time.monotonic()
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._patience = Patience(self._in_thread, refused_s=self._config.insert_timeout_s)
         self.figures = metrics.Figures()
-        self.progress_at = time.monotonic()
-        self.waits_for = ""
-        """Why the store is tried again; empty when it is not."""
 
     # -- what Faust calls --------------------------------------------------------------------------------------------
+
+    @property
+    def progress_at(self) -> float:
+        """When something was last finished, or somebody else was seen to be what stands still (monotonic seconds)."""
+        return self._patience.progress_at
+
+    @property
+    def waits_for(self) -> str:
+        """Why the store is tried again, or no frame judged; empty when neither is so."""
+        return self._patience.waits_for
 
     @property
     def is_open(self) -> bool:
@@ -146,7 +124,7 @@ class Pump:
     def open(self, assigned: set[TP]) -> None:
         """Take events of these partitions from now on."""
         self._assigned = set(assigned)
-        self.progress_at = time.monotonic()
+        self._patience.progress_at = time.monotonic()
         self._open.set()
 
     async def take(self, event: Any) -> None:
@@ -154,6 +132,7 @@ class Pump:
         while not self._ended.done():
             # events may come before the assignment is known here; dropping one would leave a hole in its partition for ever
             await self._open.wait()
+            await self._keys_ready()
             async with self._turn:
                 if not self._open.is_set():
                     continue
@@ -164,14 +143,14 @@ class Pump:
     async def drain(self) -> None:
         """Let the running insert end, forget what is not stored, and close until the next assignment."""
         self._open.clear()
-        self._closing.set()
+        self._patience.closing.set()
         async with self._turn:
             await self._landed()
             self._batch.cut()
             self._ledger.clear()
             self._next.clear()
             self._epochs.clear()
-        self._closing.clear()
+        self._patience.closing.clear()
 
     async def finish(self) -> None:
         """Close, and store what has been taken in (`drain` would leave it to the next start)."""
@@ -244,7 +223,10 @@ class Pump:
             raise WardlineError(f"{tp.topic}/{tp.partition}: offset {message.offset} came where {expected} belongs")
         if not self._ledger.holds(tp.partition):
             await self._take_over(tp.partition)
-        entry = self._entry(event, judge(message.value, tp.partition, self._key_of, self._ledger))
+        judged = judge(message.value, tp.partition, self._keys.key_of, self._ledger)
+        if isinstance(judged, Dead) and judged.reason == "key":
+            judged = await self._stranger(message.value, tp.partition)
+        entry = self._entry(event, judged)
         rows = entry.row.rows if entry.row else 0
         size = len(message.value or b"")
         if entry.row is not None and entry.row.batch is not None:
@@ -262,6 +244,29 @@ class Pump:
         self._filled.set()
         if self._batch.full and self._may_start():
             self._start()
+
+    async def _keys_ready(self) -> None:
+        """Wait for the first registry, outside of `_turn`: a drain must not wait for control."""
+        while self._keys.why:
+            self._patience.stands(self._keys.why)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._keys.ready(), LOOK_S)
+            if not self._keys.why:
+                self._patience.waits_for = ""
+
+    async def _stranger(self, data: bytes, partition: int) -> Judged:
+        """Judge a frame whose host has no key here once more, when everything that control has said by now is known.
+
+        Where that cannot be had, its host keeps the frame and sends it again.
+        """
+        sure = await self._keys.caught_up()
+        judged = judge(data, partition, self._keys.key_of, self._ledger)
+        if not isinstance(judged, Dead) or judged.reason != "key" or judged.head is None:
+            return judged
+        known = judge(data, partition, self._keys.former_of, self._ledger)
+        if isinstance(known, Duplicate):
+            return known  # stored before its host was removed, and read again: a restart must not bury it
+        return judged if sure else PutOff(lane=judged.head.lane, frame_no=judged.head.frame_no)
 
     def _entry(self, event: Any, judged: Judged) -> Entry:
         offset = event.message.offset
@@ -287,22 +292,15 @@ class Pump:
         message = event.message
         partition, offset = message.tp.partition, message.offset
         log.warning("partition %d offset %d is a dead letter: %s: %s", partition, offset, dead.reason, dead.message)
-        data = message.value or b""
-        head = dead.head
-        letter = {
-            "received": time.time_ns() // 1000, "partition": partition, "offset": offset,
-            "enforcer": head.lane.host if head else "", "enforcer_boot": head.lane.host_boot if head else 0,
-            "frame_no": head.frame_no if head else 0, "reason": dead.reason, "message": dead.message,
-            "digest": hashlib.sha256(data).digest(), "data": data, "state": DEADLETTER_STATES[0],
-        }  # fmt: skip
+        letter = letter_row(dead, message.value or b"", partition, offset, received_us=time.time_ns() // 1000)
         row = None
-        if dead.passes and head is not None:
-            row = FrameRow(head=head, digest=dead.digest, signed=dead.signed, wire_bytes=dead.wire_bytes, offset=offset,
+        if dead.passes and dead.head is not None:
+            row = FrameRow(head=dead.head, digest=dead.digest, signed=dead.signed, wire_bytes=dead.wire_bytes, offset=offset,
                            flag=FLAG_DEAD, batch=None)  # fmt: skip
         return Entry(event=event, row=row, letter=letter, reason=dead.reason)
 
     async def _take_over(self, partition: int) -> None:
-        taken = await self._persist(f"take-over of partition {partition}", self._store.take_over, partition)
+        taken = await self._patience.persist(f"take-over of partition {partition}", self._store.take_over, partition)
         self._epochs[partition] = taken.epoch
         self._ledger.take(partition, taken.lanes, taken.dead)
         newest = sorted(self._ledger.lanes(partition), key=lambda lane: lane.host_boot)[-LANES_SAID_MAX:]
@@ -335,13 +333,13 @@ class Pump:
         frames = [entry.row for entry in entries if entry.row is not None]
         if letters:
             # a crash behind this: they are kept, read again, and replace their own rows
-            await self._persist("dead letters", self._store.keep, letters)
+            await self._patience.persist("dead letters", self._store.keep, letters)
         if frames:
             ingested_s = int(time.time())
             stream = await self._in_thread(lambda: insert_stream(frames, ingested_s, self._room))
             began = time.monotonic()
             # a crash behind this: the rows are stored, the offsets are not; they are read again and known by lane and number
-            await self._persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)
+            await self._patience.persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)
             metrics.INSERTS.observe(time.monotonic() - began)
             self.figures.inserts += 1
         for entry in entries:
@@ -368,7 +366,7 @@ class Pump:
                 metrics.DEAD.labels(entry.reason).inc()
                 self.figures.dead_letters += 1
                 self._voice.wake(entry.letter["digest"].hex())
-        self.progress_at = time.monotonic()
+        self._patience.progress_at = time.monotonic()
 
     async def _note(self) -> None:
         """Write how far lanes are, now and then. It may fail: the rows of the frames themselves say the same."""
@@ -389,40 +387,3 @@ class Pump:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    async def _persist(self, what: str, work: Callable[..., T], *arguments: Any) -> T:
-        """Do `work` in the store's thread until it succeeds.
-
-        A store that is away is waited for; one that refuses, for `insert_timeout_s`. Raises Given when a drain wants the
-        thread, StoreRefuses in the end, and at once whatever another try would not change.
-        """
-        refused_since: float | None = None
-        wait_s = RETRY_S
-        while True:
-            try:
-                done = await self._in_thread(lambda: work(*arguments))
-            except (StoreAway, StoreRefuses) as fault:
-                now = time.monotonic()
-                if isinstance(fault, StoreRefuses):
-                    refused_since = now if refused_since is None else refused_since
-                    if now - refused_since > self._config.insert_timeout_s:
-                        raise
-                else:
-                    refused_since = None
-                self._tried_in_vain(what, fault)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), wait_s)
-                if self._closing.is_set():
-                    raise Given from fault
-                wait_s = min(2 * wait_s, RETRY_MAX_S)
-            else:
-                self.waits_for = ""
-                self.progress_at = time.monotonic()
-                return done
-
-    def _tried_in_vain(self, what: str, fault: WardlineError) -> None:
-        metrics.RETRIES.inc()
-        self.progress_at = time.monotonic()  # the store is what stands still, not this worker
-        if not self.waits_for:
-            log.warning("%s: %s; trying again", what, fault)
-        self.waits_for = f"{what}: {fault}"

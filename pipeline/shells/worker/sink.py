@@ -16,11 +16,14 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
 from schemas.config import Config
+from schemas.control import Entry
 from schemas.errors import OperatorFault, PeerFault, WardlineError
 from schemas.frame import Lane
 from schemas.home import Home
 from schemas.links import store_link
 from schemas.store import (
+    ACK_SCHEMA,
+    CONTROL_SCHEMA,
     DEADLETTER_SCHEMA,
     FENCED,
     FLAG_DEAD,
@@ -28,6 +31,9 @@ from schemas.store import (
     FRONTIER_SCHEMA,
     INSERT_FORMAT,
     INSERT_SETTINGS,
+    control_has_sql,
+    control_known_sql,
+    control_live_sql,
     fenced_into,
     lane_state_sql,
     migrate,
@@ -141,6 +147,44 @@ class Sink:
     def note(self, frontiers: Sequence[Mapping[str, Any]]) -> None:
         """Store how far lanes are. Raises StoreAway, StoreRefuses, OperatorFault."""
         self._append("frontiers", pa.Table.from_pylist([dict(one) for one in frontiers], schema=FRONTIER_SCHEMA))
+
+    def keep_entries(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store control entries; the same one again replaces its row. Raises StoreAway, StoreRefuses, OperatorFault."""
+        self._append("control", pa.Table.from_pylist([dict(one) for one in rows], schema=CONTROL_SCHEMA))
+
+    def keep_acks(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store acknowledgements; the same one again is one row. Raises StoreAway, StoreRefuses, OperatorFault."""
+        self._append("acknowledged", pa.Table.from_pylist([dict(one) for one in rows], schema=ACK_SCHEMA))
+
+    def control_known(self, first: Entry | None) -> tuple[int, int]:
+        """The journal to which a log belongs whose oldest live entry is `first`, and the highest epoch of it that is stored.
+
+        A journal whose entry is not the one that is stored at that epoch is a new one: control has begun anew, at epoch 1.
+        Raises StoreAway, StoreRefuses, OperatorFault.
+        """
+        with self._errors():
+            client = self._connected()
+            found = client.query(control_known_sql(self._database)).result_rows
+            if not found:
+                return 1, 0
+            journal, known = int(found[0][0]), int(found[0][1])
+            if first is not None and first.epoch <= known:
+                there = client.query(control_has_sql(self._database, journal, first.epoch)).result_rows
+                if (first.key, first.time_ns // 1000) not in {(str(key), int(time_us)) for key, time_us in there}:
+                    return journal + 1, 0
+            return journal, known
+
+    def control_count(self, journal: int, epoch: int) -> int:
+        """How many keys the store has as live of which nothing above `epoch` was said."""
+        with self._errors():
+            sql = control_live_sql(self._database, journal, epoch, "count()")
+            return int(self._connected().query(sql).result_rows[0][0])
+
+    def control_keys(self, journal: int, epoch: int) -> list[str]:
+        """Those keys."""
+        with self._errors():
+            sql = control_live_sql(self._database, journal, epoch, "key")
+            return [str(key) for (key,) in self._connected().query(sql).result_rows]
 
     def _append(self, table: str, rows: pa.Table) -> None:
         with self._errors():

@@ -15,15 +15,18 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipeline.shells.worker import metrics
+from pipeline.shells.worker.acks import Acks
 from pipeline.shells.worker.app import WorkerApp, make_app
 from pipeline.shells.worker.herald import Herald
 from pipeline.shells.worker.pump import CRASH_EXIT, OPERATOR_EXIT, Pump
+from pipeline.shells.worker.registry import Registry
+from pipeline.shells.worker.scribe import Scribe
 from pipeline.shells.worker.sink import Sink
 from pipeline.shells.worker.watchdog import Signs, Watchdog
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault, WardlineError
 from schemas.home import Home
-from schemas.keys import Trust, own_key
+from schemas.keys import own_key
 from schemas.links import embedded_broker, kafka_servers
 from schemas.process import Lock, private_dir, read_run_file, take_or_fail, write_run_file
 from schemas.telemetry import serve_metrics
@@ -94,6 +97,8 @@ class _Worker:
         self._stop = asyncio.Event()
         self._app: WorkerApp | None = None
         self._pump: Pump | None = None
+        self._registry: Registry | None = None
+        self._scribe: Scribe | None = None
         self._beat_at = 0.0
         self._said: dict[str, Any] = {}
         self.clean = True
@@ -138,9 +143,14 @@ class _Worker:
 
     async def _work(self, servers: str) -> int:
         herald = Herald(self._config, servers=servers, slot=self._slot, sign=self._key.sign)
+        registry = self._registry = Registry(self._home, self._config, slot=self._slot, servers=servers)
+        books = Sink(self._home, self._config, slot=self._slot)
+        scribe = self._scribe = Scribe(books, whole=registry.whole)
+        registry.tell(scribe)
+        acks = Acks(self._config, slot=self._slot, servers=servers, keys=registry, scribe=scribe, store=books)
         pump = self._pump = Pump(
-            self._config, store=Sink(self._home, self._config, slot=self._slot), voice=herald,
-            key_of=Trust(self._home.trusted("hosts")).verifier, generation=lambda: app.consumer_generation_id, slot=self._slot,
+            self._config, store=Sink(self._home, self._config, slot=self._slot), voice=herald, keys=registry,
+            generation=lambda: app.consumer_generation_id, slot=self._slot,
         )  # fmt: skip
         app = self._app = make_app(self._home, self._config, slot=self._slot, servers=servers, pump=pump)
         own = self._config.worker
@@ -148,7 +158,8 @@ class _Worker:
         limit_s = max(own.watchdog_s, own.insert_timeout_s + INSERT_GRACE_S)
         Watchdog(limit_s=limit_s, signs=self._signs, broker=self._broker).start()
         started = asyncio.create_task(app.start())
-        jobs = [asyncio.create_task(job) for job in (pump.clock(), herald.run(), self._say_all())]
+        running = (pump.clock(), herald.run(), registry.run(), scribe.run(), acks.run(), self._say_all())
+        jobs = [asyncio.create_task(job) for job in running]
         ended = asyncio.create_task(pump.ended())
         try:
             code = await self._watch(app, [started, ended, *jobs])
@@ -207,8 +218,14 @@ class _Worker:
     async def _say_all(self) -> None:
         while True:
             self._beat_at = time.monotonic()
-            self._say("ready" if self._pump is not None and self._pump.is_open else "starting")
+            pump, registry = self._pump, self._registry
+            works = pump is not None and pump.is_open and registry is not None and not registry.why
+            self._say("ready" if works else "starting")
             await asyncio.sleep(SAY_S)
+
+    def _waits_for(self) -> str:
+        """Why what control has said, and who has applied it, is not in the store yet; frames do not wait for that."""
+        return self._scribe.waits_for if self._scribe is not None else ""
 
     def _say(self, state: str) -> None:
         said: dict[str, Any] = {**self._fixed, "state": state}
@@ -217,7 +234,12 @@ class _Worker:
             pump.figures.lag = self._signs().behind
             metrics.LAG.set(pump.figures.lag)
             metrics.PARTITIONS.set(len(pump.assigned))
-            said |= {"partitions": sorted(pump.assigned), "waits_for": pump.waits_for, **pump.figures.say()}
+            waits_for = pump.waits_for or self._waits_for()
+            said |= {"partitions": sorted(pump.assigned), "waits_for": waits_for, **pump.figures.say()}
+        if self._registry is not None:
+            said["control"] = self._registry.say()
+            metrics.CONTROL_EPOCH.set(said["control"]["epoch"])
+            metrics.HOSTS.set(said["control"]["hosts"])
         if said != self._said:
             self._said = said
             with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not

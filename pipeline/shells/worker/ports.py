@@ -1,0 +1,61 @@
+"""What the pump needs of the others, so that a test or a simulation can stand in for each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.core.intake import Check
+from pipeline.shells.worker.sink import Taken
+from schemas.frame import Lane
+
+
+class Store(Protocol):
+    """What the pump needs of `sink`."""
+
+    def take_over(self, partition: int) -> Taken:
+        """Own a partition."""
+
+    def insert(self, stream: memoryview, token: str, owned: Mapping[int, int]) -> None:
+        """Store a batch."""
+
+    def keep(self, letters: Sequence[Mapping[str, Any]]) -> None:
+        """Store dead letters."""
+
+    def note(self, frontiers: Sequence[Mapping[str, Any]]) -> None:
+        """Store how far lanes are."""
+
+
+class Voice(Protocol):
+    """What the pump needs of `herald`."""
+
+    def say(self, lane: Lane, frame_no: int) -> None:
+        """A frontier."""
+
+    def wake(self, digest: str) -> None:
+        """A dead letter is stored."""
+
+
+class Keys(Protocol):
+    """What the pump needs of `registry`."""
+
+    @property
+    def why(self) -> str:
+        """Why no frame can be judged yet; empty when one can."""
+
+    async def ready(self) -> None:
+        """Returns once frames can be judged."""
+
+    def key_of(self, host: str) -> Check | None:
+        """The key by which frames of a host count."""
+
+    def former_of(self, host: str) -> Check | None:
+        """The key of a host that was removed."""
+
+    async def caught_up(self) -> bool:
+        """Wait until everything that control has said by now is known here; False when that cannot be had in time."""
+
+
+class AckStore(Protocol):
+    """What `acks` needs of `sink`."""
+
+    def keep_acks(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store what hosts have said of themselves."""

@@ -1,0 +1,362 @@
+"""Whose frames count: the enforcers' keys, as control's log says.
+
+    the last registry, on disk     counts until the log is whole again: control being away does not stop the record
+    the log, read to a heartbeat   takes its place; what it does not name is removed
+    an entry that came later       counts at once; that a key is gone is on the disk before the next message is read
+    a frame of an unknown host     waits until everything that was in the log when it came was read
+
+A host sends no frame before it has read its own entry, so the entry of an honest host is in the log when its frame is here.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from pipeline.core.intake import Check
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.scribe import Scribe, Whole
+from schemas.config import Config
+from schemas.control import Entry, key_id_of
+from schemas.errors import FrameFault, OperatorFault
+from schemas.follower import Beat, Follower
+from schemas.home import Home
+from schemas.keys import pinned
+from schemas.links import embedded_broker, kafka_security
+from schemas.process import private_dir, write_atomic
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 3.0
+"""How long a frame of an unknown host may hold up the others. Where the log is not whole, once until it is again."""
+
+RECONNECT_S: Final = 0.5
+STOP_S: Final = 2.0
+POLL_MS: Final = 500
+MESSAGES_MAX: Final = 500
+"""Messages that are read at a time; between them others get their turn."""
+
+SAVE_S: Final = 5.0
+"""How old the heartbeat on the disk may be. What it could hide from the next start is older than no key."""
+
+PAST_MAX: Final = 100_000
+"""Entries remembered while the log is read, to be stored although they are not live any more. More than that are not."""
+
+FORMER_MAX: Final = 10_000
+"""Removed hosts whose key is remembered, to know their stored frames when they are read again."""
+
+QUIET_S: Final = 5.0
+FORM: Final = 1
+
+
+class Registry:
+    """Follows control. All methods run on the event loop."""
+
+    def __init__(self, home: Home, config: Config, *, slot: str, servers: str) -> None:
+        """Raises OperatorFault when the registry on the disk cannot be read."""
+        self._home = home
+        self._config = config
+        self._slot = slot
+        self._servers = servers
+        self._partition = TopicPartition(Topics(config.kafka.prefix).control, 0)
+        self._path = registry_file(home, slot)
+        self._scribe: Scribe | None = None
+        self._hosts: dict[str, bytes] = {}
+        self._former: dict[str, bytes] = {}
+        self._checks: dict[bytes, Check | None] = {}
+        self._follower: Follower | None = None
+        self._floor = (0, 0)
+        self._keys: dict[bytes, bytes] = {}
+        self._past: list[tuple[Entry, bytes]] = []
+        self._beat: Beat | None = None
+        self._joined = False
+        self._gave_up = False
+        self._position = 0
+        self._consumer: Any = None
+        self._moved = asyncio.Condition()
+        self._ready = asyncio.Event()
+        self._saved_at = -SAVE_S
+        self._warned: dict[str, float] = {}
+        self.trouble = "control has not been heard yet"
+        """Why the log is not followed; empty while it is."""
+        self._load()
+
+    # -- what the pump asks ------------------------------------------------------------------------------------------
+
+    @property
+    def why(self) -> str:
+        """Why no frame can be judged yet; empty when one can."""
+        return "" if self._ready.is_set() else f"control: {self.trouble}"
+
+    async def ready(self) -> None:
+        """Returns once frames can be judged: by the log, or by the last registry."""
+        await self._ready.wait()
+
+    def key_of(self, host: str) -> Check | None:
+        """`verify(signature, message)` of a registered host."""
+        return self._check(self._hosts.get(host, b""))
+
+    def former_of(self, host: str) -> Check | None:
+        """The same of a host that was removed."""
+        return self._check(self._former.get(host, b""))
+
+    def _check(self, public: bytes) -> Check | None:
+        if public not in self._checks:
+            self._checks[public] = Ed25519PublicKey.from_public_bytes(public).verify if public else None
+        return self._checks[public]
+
+    async def caught_up(self) -> bool:
+        """Wait until everything that was in the log when this was asked has been read, for WAIT_S at most.
+
+        False when that could not be had. While the log is not whole, only the first to ask waits for it.
+        """
+        if not self._joined:
+            if not self._gave_up:
+                self._gave_up = not await self._until(lambda: self._joined)
+            if not self._joined:
+                return False
+        consumer = self._consumer
+        try:
+            async with asyncio.timeout(WAIT_S):
+                end = (await consumer.end_offsets([self._partition]))[self._partition]
+        except (TimeoutError, KafkaError, OSError) as fault:
+            log.warning("the end of the control log cannot be seen: %s", type(fault).__name__)
+            return False
+        return await self._until(lambda: self._consumer is not consumer or self._position >= end) and self._joined
+
+    async def _until(self, what: Callable[[], bool]) -> bool:
+        try:
+            async with asyncio.timeout(WAIT_S), self._moved:
+                await self._moved.wait_for(what)
+        except TimeoutError:
+            return False
+        return True
+
+    # -- what the scribe and the process ask -------------------------------------------------------------------------
+
+    def tell(self, scribe: Scribe) -> None:
+        """Tell this one what is read."""
+        self._scribe = scribe
+
+    def whole(self) -> Whole | None:
+        """What is live; None while the log is not whole."""
+        follower, beat = self._follower, self._beat
+        if follower is None or beat is None or not self._joined:
+            return None
+        return Whole(entries=follower.entries(), epoch=follower.epoch, time_ns=beat.time_ns, keys=follower.keys)
+
+    def say(self) -> dict[str, Any]:
+        """As the run file has it."""
+        follower = self._follower
+        return {
+            "epoch": follower.epoch if follower is not None and self._joined else self._floor[0], "hosts": len(self._hosts),
+            "synced": self._joined, "why": self.trouble, "refused": dict(follower.refused) if follower is not None else {},
+        }  # fmt: skip
+
+    # -- following ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow for ever; returns only by cancellation. Raises OperatorFault."""
+        while True:
+            consumer = None
+            try:
+                self._follower = self._follower or self._new_follower()
+                if self._follower is None:
+                    self.trouble = f"no control key is pinned in {self._home.trusted('control')}"
+                else:
+                    embedded = embedded_broker(self._config)
+                    consumer = AIOKafkaConsumer(
+                        bootstrap_servers=self._servers, client_id=f"wardline-{self._slot}-control", enable_auto_commit=False,
+                        auto_offset_reset="earliest", fetch_max_wait_ms=20 if embedded else 500,
+                        **kafka_security(self._config),
+                    )  # fmt: skip
+                    await asyncio.wait_for(consumer.start(), 15)
+                    consumer.assign([self._partition])
+                    await self._follow(consumer, self._follower)
+            except (TimeoutError, KafkaError, OSError) as fault:
+                self.trouble = f"{type(fault).__name__}: {str(fault).partition(chr(10))[0] or 'no answer'}"
+                log.warning("control: %s; the log is read again", self.trouble)
+            finally:
+                self._joined = False
+                if consumer is not None:
+                    await stop_client(consumer)
+            await asyncio.sleep(RECONNECT_S)
+
+    def _new_follower(self) -> Follower | None:
+        found = pinned(self._home.trusted("control"))
+        keys = self._keys or {key_id_of(public): public for public in found.values()}
+        epoch, counter = self._floor
+        return Follower(keys, epoch=epoch, counter=counter) if keys else None
+
+    async def _follow(self, consumer: Any, follower: Follower) -> None:
+        await self._begin(consumer, follower)
+        self.trouble = "the log has not been whole yet"
+        while True:
+            found = await consumer.getmany(self._partition, timeout_ms=POLL_MS, max_records=MESSAGES_MAX)
+            end = consumer.highwater(self._partition) or 0
+            for message in found.get(self._partition, ()):
+                # an end that is newer than the fetch is further: the message then counts as not the last, which is safe
+                if not self._heard(follower, message.value, at_end=message.offset + 1 >= end):
+                    await asyncio.sleep(RECONNECT_S)
+                    await self._begin(consumer, follower)
+                    break
+                self._position = message.offset + 1
+            if self._joined and self._beat is not None and follower.counter > self._floor[1]:
+                self._save(follower)
+            async with self._moved:
+                self._moved.notify_all()
+            await asyncio.sleep(0)
+
+    async def _begin(self, consumer: Any, follower: Follower) -> None:
+        """Read the log from its beginning."""
+        follower.begin()
+        self._joined = False
+        self._past = []
+        self._position = 0
+        self._consumer = consumer
+        await consumer.seek_to_beginning(self._partition)
+
+    def _heard(self, follower: Follower, data: bytes | None, *, at_end: bool) -> bool:
+        """Take one message; False when the log must be read again from its beginning."""
+        try:
+            said = follower.take(data, at_end=at_end)
+        except FrameFault as fault:
+            self._refused(fault)
+            return True
+        if isinstance(said, Beat):
+            if not said.whole:
+                metrics.CONTROL_REFUSED.labels("digest").inc()
+                self.trouble = f"heartbeat {said.counter} names another state than the log has"
+                log.warning("control: %s; the log is read again", self.trouble)
+                return False
+            self._beat = said
+            if not self._joined:
+                self._join(follower)
+        elif said is not None:
+            assert data is not None
+            self._take(follower, said, data)
+        return True
+
+    def _refused(self, fault: FrameFault) -> None:
+        metrics.CONTROL_REFUSED.labels(fault.reason).inc()
+        now = time.monotonic()
+        if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
+            self._warned[fault.reason] = now
+            log.warning("a control entry is refused: %s", fault)
+
+    def _take(self, follower: Follower, entry: Entry, data: bytes) -> None:
+        if not follower.synced:
+            if len(self._past) < PAST_MAX:
+                self._past.append((entry, data))
+            return
+        if entry.kind == "enforcer":
+            before = self._hosts.get(entry.name)
+            now = _public(entry)
+            if before is not None and before != now:
+                self._bury(entry.name, before)
+            if now:
+                self._hosts[entry.name] = now
+            else:
+                self._hosts.pop(entry.name, None)
+            log.info("host `%s` is %s, epoch %d", entry.name, "registered" if now else "removed", entry.epoch)
+            # a crash before this is on the disk: the next start believes the last registry until it has read the log
+            self._save(follower, sync=True)
+        if self._scribe is not None:
+            self._scribe.add(entry)
+
+    def _join(self, follower: Follower) -> None:
+        """A heartbeat vouches for everything that was read."""
+        hosts = {entry.name: public for entry in follower.entries("enforcer") if (public := _public(entry))}
+        for name, public in self._hosts.items():
+            if hosts.get(name) != public:
+                self._bury(name, public)
+        self._hosts = hosts
+        self._joined = True
+        self._gave_up = False
+        self.trouble = ""
+        self._save(follower, sync=True)
+        self._ready.set()
+        log.info("the control log is whole: epoch %d, %d entries, %d hosts", follower.epoch, follower.live, len(hosts))
+        if self._scribe is not None:
+            live = ((entry, data) for entry, data in self._past if follower.get(entry.key) is not entry)
+            self._scribe.catch_up(live)
+        self._past = []
+
+    def _bury(self, name: str, public: bytes) -> None:
+        self._former.pop(name, None)
+        self._former[name] = public
+        while len(self._former) > FORMER_MAX:
+            del self._former[next(iter(self._former))]
+
+    # -- on the disk -------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        try:
+            said = json.loads(self._path.read_bytes())
+            if said.pop("form") != FORM:
+                raise ValueError("form")
+            self._floor = (int(said["epoch"]), int(said["counter"]))
+            self._keys = {bytes.fromhex(name): bytes.fromhex(public) for name, public in said["control"].items()}
+            self._hosts = {str(name): bytes.fromhex(public) for name, public in said["hosts"].items()}
+            self._former = {str(name): bytes.fromhex(public) for name, public in said["former"].items()}
+            for public in (*self._keys.values(), *self._hosts.values(), *self._former.values()):
+                Ed25519PublicKey.from_public_bytes(public)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+            said_so = "is no registry; remove it, and this worker believes what control says now"
+            raise OperatorFault(f"{self._path}: {said_so}") from fault
+        self._ready.set()
+
+    def _save(self, follower: Follower, *, sync: bool = False) -> None:
+        now = time.monotonic()
+        if not sync and now - self._saved_at < SAVE_S:
+            return
+        self._saved_at = now
+        self._floor = (follower.epoch, follower.counter)
+        said = {
+            "form": FORM, "epoch": follower.epoch, "counter": follower.counter, "control": _hex(follower.keys, bytes.hex),
+            "hosts": _hex(self._hosts, str), "former": _hex(self._former, str),
+        }  # fmt: skip
+        write_atomic(self._path, json.dumps(said).encode(), sync=sync)
+
+
+async def stop_client(client: Any) -> None:
+    """Close a Kafka client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.wait([stopping], timeout=STOP_S)
+    finally:
+        stopping.cancel()
+    if stopping.done() and not stopping.cancelled():
+        stopping.exception()
+
+
+def registry_file(home: Home, slot: str) -> Path:
+    """Where a worker keeps the last registry: whose frames count, and how far control was heard."""
+    return private_dir(home.root / "faust" / slot) / "registry.json"
+
+
+def _hex(keys: Mapping[Any, bytes], name: Callable[[Any], str]) -> dict[str, str]:
+    return {name(key): public.hex() for key, public in keys.items()}
+
+
+def _public(entry: Entry) -> bytes:
+    """The key that an entry registers; empty when it removes one, or has none that can be used."""
+    if entry.value is None:
+        return b""
+    try:
+        public = bytes.fromhex(entry.value["key"])
+        Ed25519PublicKey.from_public_bytes(public)
+    except (KeyError, ValueError, TypeError):
+        log.error("entry `%s` of epoch %d has no Ed25519 key: its host counts as removed", entry.key, entry.epoch)
+        return b""
+    return public
