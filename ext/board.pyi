@@ -37,8 +37,8 @@ class BoardReader:
         """What the board says of a call now: a `schemas.records.Standing`.
 
         Stale goes before paused, paused before revoked. A text is revoked when the board has it and its `not before` is 0 or
-        later than `issued_s`. Waits for a change that is being made, 20 ms at most, and is stale then: so it is for ever when
-        the writer died in it. Nothing is allocated where nothing has changed; the clock is the coarse one, so a board is
+        later than `issued_s`. Waits for a change that is being made, 100 ms at most, and is stale then: so it is for ever
+        when the writer died in it. Nothing is allocated where nothing has changed; the clock is the coarse one, so a board is
         believed for up to one tick of the kernel (1 to 10 ms) longer than its writer said.
         """
     def unchanged(self) -> bool:

@@ -31,11 +31,14 @@ __all__ = ["BoardReader", "BoardWriter", "SeenReader", "SeenWriter", "Selectors"
 
 cdef extern from *:
     """
-    #define WL_MID_CHANGE_NS 20000000
+    #define WL_MID_CHANGE_NS 100000000
     #define WL_LOOK_NS 50000000
     """
     const uint64_t MID_CHANGE_NS "WL_MID_CHANGE_NS"     # how long a reader waits for a change that is being made
     const uint64_t LOOK_NS "WL_LOOK_NS"                 # between two looks whether there is another board
+
+cdef enum:
+    SPINS = 100
 
 cdef enum:  # schemas.records.Standing
     GO
@@ -61,7 +64,7 @@ cdef class Selectors:
         self._know(0, 0)
 
     cdef int _know(self, uint64_t key0, uint64_t key1) except -1:
-        self._items = make_items([(text, 0) for text in self.texts], key0, key1)
+        self._items = texts_of(self.texts, key0, key1)
         self._key0, self._key1 = key0, key1
         self._clean = NEVER
         return 0
@@ -115,6 +118,7 @@ cdef class BoardReader:
 
     cdef int _look(self, Selectors caller, Selectors target) except -1:
         cdef uint64_t sequence, give_up_at = 0
+        cdef int tries = 0
         cdef bint found
         while True:
             sequence = load_word_acquire(self._at + AT_SEQUENCE)
@@ -136,7 +140,11 @@ cdef class BoardReader:
                 if self._find():
                     continue
                 return STALE
-            if give_up_at == 0:
+            tries += 1
+            if tries < SPINS:  # most changes take less than a microsecond
+                spin()
+                continue
+            if tries == SPINS:
                 give_up_at = now_ns() + MID_CHANGE_NS
             elif now_ns() > give_up_at:
                 self._hopeless = sequence

@@ -69,14 +69,14 @@ cdef class BoardWriter:
         self._open()
         try:
             need_digest(policy)
-            added = make_items([(text, not_before) for text, not_before in revoke], self._key0, self._key1)
-            gone = make_items([(text, 0) for text in lift], self._key0, self._key1)
+            added = pairs_of(revoke, self._key0, self._key1)
+            gone = texts_of(lift, self._key0, self._key1)
             most = self.entries + added.count
             if 2 * most > self._mask + 1 or added.count + gone.count > IN_PLACE_MAX:
                 table = self._copied(most)
             self._step(table, added, gone, epoch, paused, policy)
-        except BaseException as fault:
-            self._miss(fault)
+        except BaseException:
+            self._miss()
             raise
 
     def replace(self, revoked, *, uint64_t epoch, bint paused, bytes policy not None):
@@ -85,12 +85,12 @@ cdef class BoardWriter:
         self._open()
         try:
             need_digest(policy)
-            added = make_items([(text, not_before) for text, not_before in revoked], self._key0, self._key1)
+            added = pairs_of(revoked, self._key0, self._key1)
             table = self._new_table(self._slots_for(added.count, self._slots_min))
             self.entries = 0
-            self._step(table, added, make_items([], 0, 0), epoch, paused, policy)
-        except BaseException as fault:
-            self._miss(fault)
+            self._step(table, added, texts_of((), 0, 0), epoch, paused, policy)
+        except BaseException:
+            self._miss()
             raise
         self._missed = False
 
@@ -161,7 +161,7 @@ cdef class BoardWriter:
             at = not_before_at(self._table.base, self._mask, slot)
             store_word(at, load_word(at))
 
-    cdef void _miss(self, fault) noexcept:
+    cdef void _miss(self) noexcept:
         """Nobody may go by a board that lacks a change."""
         self._missed = True
         store_word_release(self._head.base + AT_FRESH, 0)
@@ -210,9 +210,12 @@ cdef class BoardWriter:
         return 0
 
     cdef int _forget_tables(self) except -1:
-        """Remove the files that nobody will open again; who has one mapped keeps it."""
+        """Remove the files that nobody will open again; who has one mapped keeps it. What cannot go now goes the next time."""
         folder, name = os.path.split(self._path)
-        for other in os.listdir(folder or "."):
-            if other.startswith(f"{name}.table") and other != f"{name}.table{self._number}":
-                os.unlink(os.path.join(folder, other))
+        try:
+            for other in os.listdir(folder or "."):
+                if other.startswith(f"{name}.table") and other != f"{name}.table{self._number}":
+                    os.unlink(os.path.join(folder, other))
+        except OSError:
+            pass
         return 0

@@ -51,7 +51,8 @@ cdef class Items:
     cdef Py_ssize_t count
 
 
-cdef Items make_items(list pairs, uint64_t key0, uint64_t key1)
+cdef Items pairs_of(object pairs, uint64_t key0, uint64_t key1)
+cdef Items texts_of(object texts, uint64_t key0, uint64_t key1)
 cdef Segment new_file(str path, uint64_t size)
 cdef Segment old_file(str path, const char* magic, uint64_t size_min, bint write=*)
 cdef uint64_t start_of_machine()

@@ -110,16 +110,34 @@ cdef class Items:
         PyMem_Free(self.not_before)
 
 
-cdef Items make_items(list pairs, uint64_t key0, uint64_t key1):
+cdef Items new_items(Py_ssize_t count):
     cdef Items items = Items.__new__(Items)
-    cdef Py_ssize_t i, count = len(pairs)
     items.hashes = <Hash*>PyMem_Malloc((count + 1) * sizeof(Hash))
     items.not_before = <uint64_t*>PyMem_Malloc((count + 1) * sizeof(uint64_t))
     if items.hashes is NULL or items.not_before is NULL:
         raise MemoryError
-    for i in range(count):
-        text, not_before = <tuple?>pairs[i]
+    items.count = count
+    return items
+
+
+cdef Items pairs_of(object pairs, uint64_t key0, uint64_t key1):
+    """Of `(text, not before)`."""
+    cdef list found = list(pairs)
+    cdef Items items = new_items(len(found))
+    cdef Py_ssize_t i
+    for i in range(items.count):
+        text, not_before = found[i]
         items.hashes[i] = hash_of(<str?>text, key0, key1)
         items.not_before[i] = not_before
-    items.count = count
+    return items
+
+
+cdef Items texts_of(object texts, uint64_t key0, uint64_t key1):
+    """Of texts alone."""
+    cdef list found = list(texts)
+    cdef Items items = new_items(len(found))
+    cdef Py_ssize_t i
+    for i in range(items.count):
+        items.hashes[i] = hash_of(<str?>found[i], key0, key1)
+        items.not_before[i] = 0
     return items

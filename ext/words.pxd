@@ -5,7 +5,6 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     #include <endian.h>
-    #include <sched.h>
     #include <time.h>
     #define WL_WORD_LOAD(p) __atomic_load_n((const uint64_t*)(p), __ATOMIC_RELAXED)
     #define WL_WORD_ACQUIRE(p) __atomic_load_n((const uint64_t*)(p), __ATOMIC_ACQUIRE)
@@ -24,6 +23,11 @@ cdef extern from *:
         struct timespec little = {0, 20000};
         nanosleep(&little, NULL);
     }
+    #if defined(__x86_64__) || defined(__i386__)
+    #define WL_SPIN() __builtin_ia32_pause()
+    #else
+    #define WL_SPIN() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #endif
     """
     uint64_t load_word "WL_WORD_LOAD"(const void*) noexcept nogil
     uint64_t load_word_acquire "WL_WORD_ACQUIRE"(const void*) noexcept nogil
@@ -35,6 +39,7 @@ cdef extern from *:
     # Behind `now_ns` by one tick of the kernel at most (1 to 10 ms), never ahead of it; a fifth of its price.
     uint64_t now_coarse_ns "WL_NOW_COARSE"() noexcept nogil
     void rest_20_us "wl_rest"() noexcept nogil
+    void spin "WL_SPIN"() noexcept nogil
     uint64_t le64toh(uint64_t) noexcept nogil
 
 ctypedef struct Hash:

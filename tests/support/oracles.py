@@ -162,3 +162,35 @@ def open_and_closed(records: list[tuple[int, Rec]]) -> tuple[list[tuple[int, byt
                 closed.append(rec.call_seq)
             opened.pop(rec.call_seq, None)
     return list(opened.items()), closed
+
+
+def sip128(key: bytes, data: bytes) -> bytes:
+    """SipHash-2-4 with 128 bits, as the paper writes it; an all-zero first half is kept from being one by the board."""
+    top = (1 << 64) - 1
+    k0, k1 = (int.from_bytes(key[at : at + 8], "little") for at in (0, 8))
+    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D ^ 0xEE, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+
+    def turned(x: int, by: int) -> int:
+        return (x << by | x >> (64 - by)) & top
+
+    def rounds(many: int) -> None:
+        for _ in range(many):
+            v[0], v[2] = (v[0] + v[1]) & top, (v[2] + v[3]) & top
+            v[1], v[3] = turned(v[1], 13) ^ v[0], turned(v[3], 16) ^ v[2]
+            v[0] = turned(v[0], 32)
+            v[2], v[0] = (v[2] + v[1]) & top, (v[0] + v[3]) & top
+            v[1], v[3] = turned(v[1], 17) ^ v[2], turned(v[3], 21) ^ v[0]
+            v[2] = turned(v[2], 32)
+
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 0xFF])
+    for at in range(0, len(padded), 8):
+        word = int.from_bytes(padded[at : at + 8], "little")
+        v[3] ^= word
+        rounds(2)
+        v[0] ^= word
+    v[2] ^= 0xEE
+    rounds(4)
+    first = v[0] ^ v[1] ^ v[2] ^ v[3]
+    v[1] ^= 0xDD
+    rounds(4)
+    return first.to_bytes(8, "little") + (v[0] ^ v[1] ^ v[2] ^ v[3]).to_bytes(8, "little")
