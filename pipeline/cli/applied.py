@@ -24,6 +24,8 @@ class Standing:
     policy_digest: str
     applied_ns: int
     """When it began to obey `epoch` and decide by `policy_digest`, by its own clock, nanoseconds since 1970."""
+    since_ns: int
+    """When it began to decide by `policy_digest`, as far as control has heard."""
     why: str
     """What its host says is in the way; empty when it is ready."""
 
@@ -40,10 +42,10 @@ class Standing:
 def standings(host: Mapping[str, Any]) -> list[Standing]:
     """A host as control knows it, by its doors."""
     why = str(host["why"] or ("" if host["state"] == "ready" else host["state"]))
-    own = [{"boot": "", **{key: host[key] for key in ("epoch", "policy_digest", "applied_ns")}}]
+    own = [{"boot": "", **{key: host[key] for key in ("epoch", "policy_digest", "applied_ns", "policy_since_ns")}}]
     return [
         Standing(host=host["host"], door=door["boot"], epoch=door["epoch"], policy_digest=door["policy_digest"],
-                 applied_ns=door["applied_ns"], why=why)
+                 applied_ns=door["applied_ns"], since_ns=door["policy_since_ns"], why=why)
         for door in host["doors"] or own
     ]  # fmt: skip
 

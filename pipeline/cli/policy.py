@@ -135,12 +135,12 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def _since(door: Standing) -> str:
-    return clock(door.applied_ns / 1e9) if door.applied_ns else "-"
+    return clock(door.since_ns / 1e9) if door.since_ns else "-"
 
 
 def _door_as_json(door: Standing) -> dict[str, Any]:
     return {
-        "host": door.host, "door": door.door, "digest": door.policy_digest, "since": door.applied_ns / 1e9, "why": door.why,
+        "host": door.host, "door": door.door, "digest": door.policy_digest, "since": door.since_ns / 1e9, "why": door.why,
     }  # fmt: skip
 
 

@@ -148,11 +148,16 @@ def _process(home: Home, name: str) -> dict[str, Any]:
     shown = {key: said.get(key, "") for key in OWN_FIELDS}
     if is_stopped(int(said["pid"])):
         shown["state"] = "stopped"  # by SIGSTOP or a debugger: it says of itself what it last said
-    elif shown["state"] == "ready" and (feed := said.get("control")) and feed["state"] != "ready":
+    elif shown["state"] == "ready" and (feed := _feed(said)).get("state", "ready") != "ready":
         shown["state"] = feed["state"]  # a host that was ready and has heard nothing of control since
     if said.get("policy_digest"):
         shown["policy_digest"] = said["policy_digest"]
     return shown
+
+
+def _feed(said: dict[str, Any]) -> dict[str, Any]:
+    """What a host or worker says of what it hears of control: `why` it cannot go on, and of a host also its `state`."""
+    return dict(said.get("control") or {})
 
 
 def is_stopped(pid: int) -> bool:
@@ -204,9 +209,8 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
             value = figures.get(stage)
             found.lag[stage] += value if isinstance(value, int) else 0
     found.blocked += [f"{name}: {said[key]}" for key in BLOCKERS if said.get(key)]
-    feed = dict(said.get("control") or {})
-    if feed.get("why"):
-        found.blocked.append(f"{name}: {feed['state']}: {feed['why']}")
+    if why := (feed := _feed(said)).get("why"):
+        found.blocked.append(f"{name}: {feed['state'] + ': ' if 'state' in feed else ''}{why}")
     found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
 
 

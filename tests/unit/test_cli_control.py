@@ -95,9 +95,10 @@ DIGEST = "d" * 64
 
 def host(name: str, *doors: tuple[str, int, int], epoch: int = 5, state: str = "ready", **others: Any) -> dict[str, Any]:
     said = {"host": name, "boot": "0" * 16, "state": state, "why": "", "seen_s": 0.1, "epoch": epoch, "policy_digest": DIGEST,
-            "lag_records": 0, "expected": True, "applied_ns": 2_000_000}  # fmt: skip
+            "lag_records": 0, "expected": True, "applied_ns": 2_000_000, "policy_since_ns": 1}  # fmt: skip
     said["doors"] = [
-        {"boot": boot, "epoch": at, "policy_digest": DIGEST, "applied_ns": applied_ns} for boot, at, applied_ns in doors
+        {"boot": boot, "epoch": at, "policy_digest": DIGEST, "applied_ns": applied_ns, "policy_since_ns": 1}
+        for boot, at, applied_ns in doors
     ]
     return said | others
 

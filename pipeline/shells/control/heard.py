@@ -43,6 +43,8 @@ class Said:
     ack: Ack
     seen: float
     """Monotonic seconds."""
+    since: Mapping[str, tuple[str, int]]
+    """Door (empty: the host itself) -> the policies it decides by, and when it did so first of what was heard here."""
 
 
 class Heard:
@@ -85,7 +87,11 @@ class Heard:
             ACKS.labels("old").inc()
             return
         ACKS.labels("good").inc()
-        self.hosts[ack.host] = Said(ack, time.monotonic() - max(0.0, ago_s))
+        before = known.since if known is not None and known.ack.boot == ack.boot else {}
+        since = {"": (ack.policy_digest, ack.applied_ns)}
+        since |= {door.boot: (door.policy_digest, door.applied_ns) for door in ack.doors}
+        since |= {name: held for name, held in before.items() if name in since and held[0] == since[name][0]}
+        self.hosts[ack.host] = Said(ack, time.monotonic() - max(0.0, ago_s), since)
         self._moved.set()
         self._moved = asyncio.Event()
         if ack.state == "stale" and "digest" in ack.why and ago_s < 1.0:
@@ -134,12 +140,17 @@ class Heard:
                 hosts.append({"host": entry.name, "expected": False, "seen_s": None, "applied": False, "doors": []})
                 continue
             ack, seen_s = said.ack, now - said.seen
-            doors = [{**asdict(door), "applied": _has(door.epoch, door.policy_digest, epoch, policy)} for door in ack.doors]
+            doors = [
+                {**asdict(door), "applied": _has(door.epoch, door.policy_digest, epoch, policy),
+                 "policy_since_ns": said.since[door.boot][1]}
+                for door in ack.doors
+            ]  # fmt: skip
             own = _has(ack.epoch, ack.policy_digest, epoch, policy)
             hosts.append({
                 "host": ack.host, "boot": ack.boot, "state": ack.state, "why": ack.why, "seen_s": round(seen_s, 3),
                 "epoch": ack.epoch, "counter": ack.counter, "policy_digest": ack.policy_digest, "applied_ns": ack.applied_ns,
-                "lag_records": ack.lag_records, "expected": ack.state != "stopped" and seen_s <= EXPECTED_S, "doors": doors,
+                "policy_since_ns": said.since[""][1], "lag_records": ack.lag_records, "doors": doors,
+                "expected": ack.state != "stopped" and seen_s <= EXPECTED_S,
                 "applied": all(door["applied"] for door in doors) if doors else own,
             })  # fmt: skip
         return hosts
