@@ -9,6 +9,7 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from schemas.control import HEAD_BYTES, POLICY, Entry, LiveDigest, leaf_of
@@ -79,8 +80,8 @@ class Standing:
         return held[0] if held else 0
 
     def epochs(self, after: int = 0) -> list[int]:
-        """The epochs of all live entries above `after`, in order."""
-        return sorted(epoch for epoch, _ in self._live.values() if epoch > after)
+        """The epochs of all live entries above `after`, in order: an entry that is replaced goes to the end of the others."""
+        return [epoch for epoch, _ in self._live.values() if epoch > after]
 
     def leaves(self) -> Iterator[tuple[str, int, bytes]]:
         """(key, epoch, leaf) of each live entry."""
@@ -89,9 +90,11 @@ class Standing:
 
     def entries(self, kind: str = "", *, after: int = 0, limit: int = 0) -> list[Entry]:
         """The live entries of a kind (all without one) above an epoch, in the order of their epochs, `limit` at most."""
-        of_kind = (held for key, held in self._live.items() if not kind or key.partition("/")[0] == kind)
-        found = sorted(held for held in of_kind if held[0] > after)
-        return [entry_of(payload) for _, payload in (found[:limit] if limit else found)]
+        found = (
+            entry_of(payload) for key, (epoch, payload) in self._live.items()
+            if epoch > after and (not kind or key.partition("/")[0] == kind)
+        )  # fmt: skip
+        return list(islice(found, limit or None))
 
     @property
     def policy(self) -> PolicyState | None:

@@ -1,6 +1,6 @@
 """The API: JSON over HTTP, on a unix socket for this user alone, and over TCP with TLS for who has a client certificate.
 
-    POST /changes           make a change, once for each id        GET /audit?after=&limit=     what was changed, by whom
+    POST /changes           make a change, once for each id        GET /audit?after=&limit=&key=   what was changed, by whom
     GET  /changes/ID        what a request made                    GET /acks?epoch=&policy=&wait_s=   who has applied it
     GET  /live?kind=&after=&limit=   what is live                  GET /policy                  sets, and what is wrong
     GET  /status            how control is
@@ -123,7 +123,7 @@ class Api:
 
     async def _audit(self, http: web.Request) -> web.Response:
         limit = _whole(http, "limit", PAGE_MAX, PAGE_MAX)
-        rows = await self._books.after(_whole(http, "after", 0, 1 << 62), limit + 1)
+        rows = await self._books.after(_whole(http, "after", 0, 1 << 62), limit + 1, http.query.get("key", ""))
         entries = [facts(entry_of(payload)) for _, payload in rows[:limit]]
         return web.json_response({"epoch": self._books.log.epoch, "more": len(rows) > limit, "entries": entries})
 

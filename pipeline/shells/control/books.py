@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import sqlite3
 import time
 import uuid
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from pipeline.core.control import OWN, Change, Log
 from pipeline.shells.control.journal import Answer, Journal
 from pipeline.shells.control.keyring import Keyring
 from schemas.control import MAGIC
-from schemas.errors import OperatorFault
+from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Conflict(OperatorFault):
 
 
 class Books:
-    """What control is. `changed` is called after each change, in the event loop."""
+    """What control is; made in the event loop. `changed` is called after each change, in the event loop."""
 
     def __init__(self, home: Home, *, live_bytes_max: int) -> None:
         self.log = Log(live_bytes_max=live_bytes_max)
@@ -64,6 +65,8 @@ class Books:
         self.opened = 0
         """The last epoch when the journal was opened."""
         self._fresh: dict[int, tuple[int, str, bytes]] = {}
+        self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Done when only a new start can go on."""
         self.changed: Callable[[], None] = lambda: None
 
     async def _run(self, job: Callable[..., _T], *args: Any, **named: Any) -> _T:
@@ -144,13 +147,22 @@ class Books:
             return await self._known(request_id, _digest(request)) is not None
 
     async def _make(self, change: Change, *, request_id: str, request: str, bundle: bytes | None = None) -> None:
-        fresh = await self._run(self._commit, change, request_id, request, bundle)
+        try:
+            fresh = await self._run(self._commit, change, request_id, request, bundle)
+        except sqlite3.Error as fault:
+            # whether the change is made is known to the next start alone
+            if not self.broken.done():
+                self.broken.set_result(fault)
+            raise PeerFault("the journal has failed in the middle of a change; control starts again") from fault
         self.log.apply(change)
         self._fresh.update((one[0], one) for one in fresh)
         while len(self._fresh) > FRESH_MAX:
             del self._fresh[next(iter(self._fresh))]
         self.changed()
-        await self._run(self._journal.say_head)
+        try:
+            await self._run(self._journal.say_head)
+        except OSError as fault:  # the change is made; until the next one the journal could be cut back to the one before
+            log.warning("control/head.json cannot be written: %s", fault.strerror)
 
     def _commit(self, change: Change, request_id: str, request: str, bundle: bytes | None) -> list[tuple[int, str, bytes]]:
         key_id, sign = self.keys.key_id, self.keys.sign
@@ -202,9 +214,9 @@ class Books:
                     self._void.popitem(last=False)
             return known
 
-    async def after(self, epoch: int, limit: int) -> list[tuple[int, bytes]]:
-        """(epoch, payload) of everything behind an epoch."""
-        return await self._run(self._journal.after, epoch, limit)
+    async def after(self, epoch: int, limit: int, key: str = "") -> list[tuple[int, bytes]]:
+        """(epoch, payload) of everything behind an epoch, of one key where one is given."""
+        return await self._run(self._journal.after, epoch, limit, key)
 
     async def messages(self, epochs: list[int]) -> list[tuple[int, str, bytes]]:
         """(epoch, key, Kafka message) of these epochs, in order."""
@@ -225,7 +237,10 @@ class Books:
         self._counter = max(self._counter + 1, time.time_ns() // 1_000_000)
         if self._counter > self._journal.counter:
             # before it is used: after a crash the next start begins above what is said here
-            await self._run(self._journal.reserve, self._counter + COUNTERS)
+            try:
+                await self._run(self._journal.reserve, self._counter + COUNTERS)
+            except OSError as fault:
+                raise PeerFault(f"control/head.json cannot be written: {fault.strerror}; no heartbeat is sent") from fault
         return self._counter
 
     def heartbeat(self, counter: int) -> bytes:

@@ -95,7 +95,7 @@ class Journal:
                 self._check_form()
                 self._read(log, head)
         except sqlite3.Error as fault:
-            raise self._fault(f"is damaged ({str(fault).splitlines()[0]})") from fault
+            raise self._fault(f"cannot be read or is damaged ({str(fault).splitlines()[0]})") from fault
         except (ValueError, LookupError, TypeError, AssertionError, AttributeError, ArithmeticError, RecursionError) as fault:
             raise self._fault("is damaged (an entry cannot be read)") from fault
         if head is not None:
@@ -208,11 +208,12 @@ class Journal:
         assert self._base is not None
         return int(self._base.execute("SELECT coalesce(max(epoch), 0) FROM entries WHERE key = ?", (key,)).fetchone()[0])
 
-    def after(self, epoch: int, limit: int) -> list[tuple[int, bytes]]:
-        """(epoch, payload) of the entries behind an epoch, `limit` at most."""
+    def after(self, epoch: int, limit: int, key: str = "") -> list[tuple[int, bytes]]:
+        """(epoch, payload) of the entries behind an epoch, of one key where one is given, `limit` at most."""
         assert self._base is not None
-        query = "SELECT epoch, payload FROM entries WHERE epoch > ? ORDER BY epoch LIMIT ?"
-        return list(self._base.execute(query, (epoch, limit)))
+        of_key = "AND key = ? " if key else ""
+        query = f"SELECT epoch, payload FROM entries WHERE epoch > ? {of_key}ORDER BY epoch LIMIT ?"
+        return list(self._base.execute(query, (epoch, key, limit) if key else (epoch, limit)))
 
     def bundle(self, digest: str) -> bytes | None:
         """The packed bytes of a bundle."""

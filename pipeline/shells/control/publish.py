@@ -44,11 +44,14 @@ AGAIN_S: Final = 10.0
 """The whole state is sent again for a host that lacks something at most this often."""
 
 AGAIN_BYTES_MAX: Final = 2 * MIB
+AGAIN_BYTES_MIN: Final = MIB // 16
 KEPT_BYTES: Final = 4 * MIB + MIB // 2
-"""What the embedded broker surely keeps of a partition: it drops the oldest above 5 MiB, heads of batches included."""
+"""What the embedded broker surely keeps of a partition: it drops the oldest batches above 5 MiB."""
 
-HEAD_BYTES: Final = 100
-"""What a record costs beyond its key and value, at most."""
+RECORD_BYTES: Final = 16
+"""What a record costs beyond its key and value, and"""
+BATCH_BYTES: Final = 70
+"""what a batch of them does."""
 
 TOMBSTONE_S: Final = 3_600.0
 """How long after its removal a key leaves the topic for good (Apache Kafka)."""
@@ -74,6 +77,8 @@ class Publisher:
         self._again: deque[int] = deque()
         """Live epochs that are sent again, while changes and heartbeats go on."""
         self._again_at = 0.0
+        self._again_open = False
+        """Whether some of what was sent again may not be in the topic."""
         self._since = 0
         """Bytes since the whole state was last sent."""
         self._tombs: deque[tuple[float, str]] = deque()
@@ -102,19 +107,15 @@ class Publisher:
 
     def _again_all(self) -> None:
         self._again_at = time.monotonic()
+        self._again_open = True
         self._again = deque(epoch for epoch in self._books.log.epochs() if epoch <= self._given)
         self._since = 0
         self._wake.set()
 
     async def all_again(self) -> None:
         """Send the whole state once more and wait until the topic has it."""
-        while True:
-            self._again_all()
-            while self._again:
-                await self._move()
-            session = self._session
-            if session is not None and await session.empty():
-                return
+        self._again_all()
+        while self._again_open:
             await self._move()
 
     async def published(self, epoch: int) -> None:
@@ -179,6 +180,8 @@ class Publisher:
                 self._identity = identity
             else:
                 self._given = self.epoch
+                if self._again_open:
+                    self._again_all()
             self.problem = ""
             await self._pump(producer, session, identity)
         finally:
@@ -189,6 +192,7 @@ class Publisher:
     async def _repair(self, producer: Any, session: "_Session", found: Recovery) -> None:
         """Send what the topic lacks, before anything else and without a heartbeat: what is read meanwhile is not whole."""
         self._again.clear()
+        self._again_open = False
         self._since = found.bytes
         self._given = found.epoch
         if found.missing:
@@ -233,13 +237,15 @@ class Publisher:
 
     def _room(self) -> int:
         """Bytes that may come behind the whole state until it is sent again: it and the next one must be kept meanwhile."""
-        return min(AGAIN_BYTES_MAX, KEPT_BYTES - 2 * (self._books.log.live_bytes + HEAD_BYTES * self._books.log.live))
+        whole = self._books.log.live_bytes + RECORD_BYTES * self._books.log.live
+        return max(AGAIN_BYTES_MIN, min(AGAIN_BYTES_MAX, KEPT_BYTES - 2 * whole))
 
     async def _send(self, producer: Any, session: "_Session", epochs: list[int], *, bundle: bool) -> None:
+        self._since += BATCH_BYTES
         for epoch, key, message in await self._books.messages(epochs):
             if key == POLICY and bundle:
                 await self._send_bundle(producer, session, epoch)
-            self._since += len(message) + len(key) + HEAD_BYTES
+            self._since += len(message) + len(key) + RECORD_BYTES
             session.add(epoch, 0, await producer.send(self._topics.control, message, key=key.encode(), partition=0))
             if not self._embedded and self._books.log.epoch_of(key) == 0:
                 self._tombs.append((time.monotonic() + TOMBSTONE_S, key))
@@ -264,7 +270,7 @@ class Publisher:
         if self._given != self._books.log.epoch:
             return  # a change came in between: first its entries
         message = self._books.heartbeat(counter)
-        self._since += len(message) + len(HEARTBEAT) + HEAD_BYTES
+        self._since += len(message) + len(HEARTBEAT) + RECORD_BYTES + BATCH_BYTES
         future = await producer.send(self._topics.control, message, key=HEARTBEAT.encode(), partition=0)
         session.add(self._given, counter, future)
         SENT.labels("heartbeat").inc()
@@ -287,6 +293,7 @@ class Publisher:
             self.epoch, self.counter = max(epoch, self.epoch), max(counter, self.counter)
             if counter:
                 self.ready.set()
+        self._again_open = self._again_open and (bool(self._again) or not session.is_empty)
         EPOCH.labels("made").set(self._books.log.epoch)
         EPOCH.labels("published").set(self.epoch)
         LIVE.set(self._books.log.live)
@@ -341,6 +348,11 @@ class _Session:
         """The highest epoch and counter up to which everything is in the topic."""
         return self._epoch, self._counter
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the topic has everything."""
+        return not self._hand
+
     def raise_failed(self) -> None:
         if self._failed is not None:
             raise self._failed
@@ -351,14 +363,6 @@ class _Session:
             self._freed.clear()
             await self._freed.wait()
         self.raise_failed()
-
-    async def empty(self) -> bool:
-        """Wait until nothing is in hand; False when something failed."""
-        try:
-            await self.room(1)
-        except Exception:
-            return False
-        return True
 
     def abandon(self) -> None:
         """What is in hand is unknown: it is sent again."""

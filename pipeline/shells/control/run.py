@@ -39,6 +39,8 @@ RETIRE_S: Final = 60.0
 """How long all live entries may take to be published again before a key is retired."""
 
 STOP_S: Final = 2.0
+LAST_S: Final = 1.0
+"""How long a stopping control tries to publish its last change. The next start does it otherwise."""
 
 
 def run(home: Home, config: Config, *, metrics_port: int = 0) -> int:
@@ -48,9 +50,13 @@ def run(home: Home, config: Config, *, metrics_port: int = 0) -> int:
     """
     lock = take_or_fail(private_dir(home.control) / "lock", "the journal of control")
     try:
-        return uvloop.run(_Control(home, config, metrics_port).main())
+        return uvloop.run(_run(home, config, metrics_port))
     finally:
         lock.release()
+
+
+async def _run(home: Home, config: Config, metrics_port: int) -> int:
+    return await _Control(home, config, metrics_port).main()
 
 
 class _Control:
@@ -90,13 +96,16 @@ class _Control:
             tasks += [asyncio.create_task(job) for job in (self._heard.run(), self._watch.run(), self._expire())]
             return await self._end(tasks)
         finally:
+            if runner is not None:  # first nobody asks any more, then what was made gets its chance to be published
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(runner.cleanup(), STOP_S)
+                if self._stop.is_set() and not tasks[0].done():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._publisher.published(self._books.log.epoch), LAST_S)
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=STOP_S)
-            if runner is not None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(runner.cleanup(), STOP_S)
             await self._books.close()
             self._home.control_socket.unlink(missing_ok=True)
             self._home.run_file("control").unlink(missing_ok=True)
@@ -113,11 +122,18 @@ class _Control:
     async def _end(self, tasks: "list[asyncio.Task[Any]]") -> int:
         """Wait for a signal, or for a part of us that fails; returns the exit code."""
         stopping = asyncio.create_task(self._stop.wait())
-        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        broken = self._books.broken
+        ends: list[asyncio.Future[Any]] = [stopping, broken, *tasks]
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if broken in done:
+            log.error("control ends: the journal has failed in the middle of a change: %s", broken.result())
+            return 1
         if stopping in done:
             self._say("stopping")
             return 0
-        for task in done:
+        for task in tasks:
+            if not task.done():
+                continue
             fault = task.exception()
             log.error("control ends: %s", fault if isinstance(fault, WardlineError) else repr(fault))
             if isinstance(fault, OperatorFault):
