@@ -1,7 +1,7 @@
 """What stands between a decision and its act: the policies' word, and the board's, which comes last and goes before it.
 
     decide      policies and their caches first, then the board: stale, paused, revoked, in this order, whatever they say
-    unchanged   just before the record, where anything was waited for since: if not, decide again
+    unchanged   just before the record; if not, and where anything was waited for since, decide again
     stopped     when the record stands, just before the act: why the call must not be done any more, or nothing
 
 So a decision that is recorded obeys what the board said just before, and nothing is sent that was revoked before it was sent.
@@ -38,7 +38,7 @@ class Board(Protocol):
 
 
 class Gate:
-    """One door's gate. One thread at a time; each call is taken through it before the next begins to be decided."""
+    """One door's gate; one thread at a time."""
 
     def __init__(self, board: Board, matcher: Decides) -> None:
         self.matcher = matcher
@@ -53,24 +53,26 @@ class Gate:
     def decide(self, call: Call) -> Decision:
         """Refuse unless the policies allow it and the board has nothing against it."""
         decision = decide(self.matcher, call)
-        try:
-            standing = self._board.check(caller_of(call), target_of(call))
-        except AgentFault:  # a name that cannot be said cannot be looked up
-            return Decision(reason="identity", policy_digest=self.matcher.digest, epoch=self._board.epoch)
-        if standing == Standing.GO:
-            return decision
-        return Decision(reason=REASONS[Standing(standing)], policy_digest=self.matcher.digest, epoch=self._board.epoch)
-
-    def unchanged(self) -> bool:
-        """Whether the last decision would be the same now: nothing was changed on the board since, and it is fresh."""
-        return self._board.unchanged()
+        reason = self.stopped(call)
+        return decision if not reason else self._refused(reason)
 
     def stopped(self, call: Call) -> str:
-        """Why a call that was decided and recorded must not be done now: `revoked`, `paused`, `stale`; empty if it may be."""
-        if self._board.unchanged():
-            return ""
-        standing = self._board.check(caller_of(call), target_of(call))
+        """Why a call must not be done now, whatever was decided before: `revoked`, `paused`, `stale`; empty if it may be.
+
+        `identity` where it has a name that cannot be said, and so cannot be looked up.
+        """
+        try:
+            standing = self._board.check(caller_of(call), target_of(call))
+        except AgentFault:
+            return "identity"
         return "" if standing == Standing.GO else REASONS[Standing(standing)]
+
+    def unchanged(self) -> bool:
+        """Whether the board is as it was when this gate was asked last, about whatever call: fresh, and nothing has changed."""
+        return self._board.unchanged()
+
+    def _refused(self, reason: str) -> Decision:
+        return Decision(reason=reason, policy_digest=self.matcher.digest, epoch=self._board.epoch)
 
 
 def caller_of(call: Call) -> Selectors:
