@@ -10,19 +10,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
+from enforcers.doors.obeyed import Obeyed
 from enforcers.doors.recorded import CallFile
 from enforcers.doors.replay import ReplayDoor
 from enforcers.doors.spooler import Spooler
-from ext.decide import Matcher
+from ext.board import BoardWriter
 from pipeline.policy.load import load_bundle
 from schemas.calls import RecordedCall
 from schemas.config import Enforcer
+from schemas.process import private_dir
 from schemas.records import make_boot
 
 EXAMPLES: Final = Path(__file__).resolve().parents[1] / "pipeline" / "cli" / "examples"
 SAMPLE: Final = EXAMPLES / "calls.jsonl"
+FRESH_NS: Final = 5_000_000_000
 
 
 def endless(file: Path) -> Iterator[RecordedCall]:
@@ -46,13 +49,22 @@ def endless(file: Path) -> Iterator[RecordedCall]:
 def fill_spool(host_folder: Path, file: Path, count: int, limits: Enforcer) -> int:
     """Decide and record `count` calls in a door of a host, which is closed then; returns the number of records."""
     spooler = Spooler(host_folder, make_boot(int(time.time()), secrets.randbits(32)), limits)
-    door = ReplayDoor(spooler, Matcher(load_bundle(EXAMPLES / "policies").encode()), _no_room)
+    board = BoardWriter(str(host_folder / "board"), 1)
+    bundle = load_bundle(EXAMPLES / "policies").encode()
+    (private_dir(host_folder / "bundle") / f"{hashlib.sha256(bundle).hexdigest()}.json").write_bytes(bundle)
+    obeyed = Obeyed(host_folder / "board", host_folder / "bundle", spooler.folder)
+    board.replace([], epoch=1, paused=False, policy=hashlib.sha256(bundle).digest())
+
+    def rest(why: str, *, may_stop: bool) -> None:
+        """Nobody writes a heartbeat here."""
+        assert "spool" not in why, f"the spool is too small for this benchmark: {why}"
+        board.fresh(time.monotonic_ns() + FRESH_NS)
+        obeyed.look(wait=True)
+
+    door = ReplayDoor(spooler, obeyed, rest)
     for _, said in zip(range(count), endless(file), strict=False):
         door.call(said)
     records = spooler.last_seq
     spooler.close()
+    board.close()
     return records
-
-
-def _no_room(_: bool) -> NoReturn:
-    raise AssertionError("the spool is too small for this benchmark")

@@ -1,7 +1,8 @@
 """How far the last run of a file has come: `replay/DIGEST.json`, one file for each recorded-calls file.
 
 It names the doors of the run, never a line: how far a door got is what its own spool says (`last_ref` in `door.json`), since
-only that is true whatever dies. A line is done when its decision is recorded. So each line is called once:
+only that is true whatever dies. A run has `parts`, one for each of its doors: part p of n has the lines p, p + n, p + 2n, ...
+in order. A line is done when its decision is recorded. So each line is called once:
 
     crash before the decision is in the spool     the line is not done; the next run calls it
     crash behind it, before the effect            the line is done; the host records its call as lost; it is not called again
@@ -27,6 +28,8 @@ class DoorRun:
     host: str
     boot: str
     """16 hex digits: the name of its folder."""
+    part: int = 1
+    """Whose lines it calls."""
     made: bool = False
     """Whether its folder is there; until then nothing is recorded in it."""
     last_ref: int | None = None
@@ -39,6 +42,7 @@ class Run:
 
     file: str
     lines: int
+    parts: int = 1
     finished: bool = False
     """Every line is called, and every record stored."""
     doors: list[DoorRun] = field(default_factory=list)
@@ -94,9 +98,17 @@ class Progress:
                 door.last_ref = int(said["last_ref"])
         return left
 
-    def done(self) -> int:
-        """The last line that is done. Only after `settle` has nothing left."""
-        return max((door.last_ref or 0 for door in self.run.doors), default=0)
+    def done(self, part: int) -> int:
+        """The last line of a part that is done, 0 before its first. Only after `settle` has nothing left."""
+        return max((door.last_ref or 0 for door in self.run.doors if door.part == part), default=0)
+
+    def left(self, part: int) -> bool:
+        """Whether a part has lines that are not done."""
+        return self.done(part) + self.run.parts <= self.run.lines if self.done(part) else part <= self.run.lines
+
+    def lines_done(self) -> int:
+        """Lines that are done, of all parts."""
+        return sum(lines_to(self.done(part), part, self.run.parts) for part in range(1, self.run.parts + 1))
 
     def all_stored(self, stored_seq: Mapping[str, int]) -> bool:
         """Whether every door has ended and everything in it is stored: by its own file, or by what a living host says.
@@ -118,6 +130,11 @@ class Progress:
     def close(self) -> None:
         """Let another run of the file begin."""
         self._lock.release()
+
+
+def lines_to(line: int, part: int, parts: int) -> int:
+    """How many lines a part has up to a line."""
+    return max(0, (line - part) // parts + 1)
 
 
 def door_said(folder: Path) -> dict[str, Any] | None:

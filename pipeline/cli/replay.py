@@ -1,27 +1,23 @@
 """`wardline replay FILE`: recorded calls through the core, spool, host, Kafka, worker and store that live calls take.
 
-    check the whole file -> own host ready -> (resume: dead door adopted) -> call line after line -> stored -> summary
+    check the whole file -> own host ready -> (resume: dead doors adopted) -> doors call their lines -> stored -> summary
 
-It is the door of a host of its own, which it starts again when that dies; `wardline up` brings broker, worker and store.
+Its doors are processes of a host of its own, which it starts again when that dies; `wardline up` brings broker, control, worker
+and store. A door that dies ends the run: what it had open is recorded as lost, and `--resume` goes on.
 """
 
 import argparse
 import contextlib
 import re
-import secrets
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-from enforcers.doors.progress import DoorRun, Progress
+from enforcers.doors.progress import Progress
 from enforcers.doors.recorded import CallFile
-from enforcers.doors.replay import ReplayDoor
-from enforcers.doors.spooler import Spooler
-from ext.decide import Matcher
 from pipeline.cli.common import (
     Commands,
     add_clickhouse,
@@ -33,22 +29,18 @@ from pipeline.cli.common import (
     open_home,
     refuse_strangers,
 )
+from pipeline.cli.replaydoors import DOORS_MAX, DoorDied, ReplayDoors
 from pipeline.cli.replayhost import ReplayHost
 from pipeline.cli.replayview import Counts, View
 from pipeline.cli.supervise import SAME_SIGNAL_S
-from schemas.config import Config
-from schemas.errors import OperatorFault, PeerFault
+from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.records import Decision, Verdict, make_boot
 
 TICK_S: Final = 0.1
-"""How often the host is looked after and the figures are shown."""
+"""How often the host and the doors are looked after and the figures are shown."""
 
-LINES_A_LOOK: Final = 64
-"""Calls between two looks at the clock."""
-
-BEHIND_S: Final = 1.0
-"""With `--rate`: how far behind its time a run may catch up; what is more was a wait, and is not made good by a burst."""
+LATE_S: Final = 10.0
+"""How long a wait may take before we say what it may be for."""
 
 TIDY_S: Final = 4.0
 """How long a finished run waits for its host to put away what is stored; what is left then, an enforcer finds and puts away."""
@@ -64,6 +56,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("replay", parents=[common], help=text, allow_abbrev=False)
     parser.add_argument("file", metavar="FILE", help="recorded calls, one JSON object a line (docs/calls-format.md)")
     parser.add_argument("--rate", type=rate, metavar="N", help="calls a second (default: as fast as it goes)")
+    parser.add_argument("--doors", type=doors, metavar="N", help=f"processes that call, 1 to {DOORS_MAX} (default 1)")
     parser.add_argument("--resume", action="store_true", help="go on where the last run of this file ended")
     add_kafka(parser)
     add_clickhouse(parser)
@@ -77,36 +70,42 @@ def rate(text: str) -> float:
     return float(text)
 
 
+def doors(text: str) -> int:
+    """A number of doors."""
+    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= DOORS_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 to {DOORS_MAX}")
+    return int(text)
+
+
 def run_replay(args: argparse.Namespace) -> int:
     """`wardline replay`."""
     refuse_strangers()
     home = home_of(args)
     open_home(home)
-    config = config_of(args, home)
+    config_of(args, home)  # what is wrong in it is said now, and not by a host or a door
     with CallFile(args.file) as file:
         file.check()
         progress = Progress(home, file.name, file.digest, file.lines)
         try:
-            return _Replay(args, home, config, file, progress).run()
+            return _Replay(args, home, file, progress).run()
         finally:
             progress.close()
 
 
 class _Replay:
-    """One run of one file. Everything is done in one thread; what waits calls `_idle` again and again."""
+    """One run of one file. Everything is done in one thread; what waits calls `_wait` again and again."""
 
-    def __init__(self, args: argparse.Namespace, home: Home, config: Config, file: CallFile, progress: Progress) -> None:
+    def __init__(self, args: argparse.Namespace, home: Home, file: CallFile, progress: Progress) -> None:
         self._args = args
         self._home = home
-        self._config = config
         self._file = file
         self._progress = progress
         self._counts = Counts(lines=file.lines)
         self._view = View(self._counts)
         self._signals: list[tuple[int, float]] = []
         self._host: ReplayHost
-        self._spooler: Spooler | None = None
-        self._door: ReplayDoor | None = None
+        self._doors: ReplayDoors | None = None
+        self._told: set[str] = set()
         self._ticked = 0.0
         self._known = False
         """Whether we know how far the run has come: a door that died says so only when it is adopted."""
@@ -117,12 +116,8 @@ class _Replay:
         if not self._file.lines:
             print(f"{path} is empty: there is nothing to call")
             return 0
-        if not self._args.resume:
-            self._progress.save()
-        elif not self._progress.load():
-            print(f"wardline: {path} has no run to resume; this one begins at line 1", file=sys.stderr)
-            self._progress.save()
-        elif self._is_finished():
+        self._take_up()
+        if self._is_finished():
             print(f"{path}: all {self._file.lines:,} lines were called and everything is stored; nothing is left to resume")
             return 0
         with self._listening(), self._view:
@@ -133,12 +128,25 @@ class _Replay:
             print("\n".join(self._counts.summary()))
         return code
 
+    def _take_up(self) -> None:
+        """Begin a run, or go on with the last. Raises OperatorFault where that had another number of doors."""
+        path, wanted, progress = self._args.file, self._args.doors, self._progress
+        progress.run.parts = wanted or 1
+        found = self._args.resume and progress.load()
+        if self._args.resume and not found:
+            print(f"wardline: {path} has no run to resume; this one begins at line 1", file=sys.stderr)
+        if found and wanted not in (None, progress.run.parts):
+            raise OperatorFault(f"the last run of {path} has --doors {progress.run.parts}, --resume cannot make it {wanted}")
+        if not found:
+            progress.save()
+        self._counts.doors = progress.run.parts
+
     def _is_finished(self) -> bool:
         """Whether the run that was taken up has nothing left to do."""
         progress = self._progress
-        if not progress.run.finished:
+        if not progress.run.finished and progress.run.doors:
             progress.run.finished = (
-                not progress.settle() and progress.done() >= self._file.lines and progress.all_stored({})
+                not progress.settle() and progress.lines_done() >= self._file.lines and progress.all_stored({})
             )
             progress.save()
         return progress.run.finished
@@ -147,109 +155,60 @@ class _Replay:
         """Run with a host of our own, which ends with us; returns the exit code."""
         waiting = self._progress.settle()
         self._host = ReplayHost(self._home, self._args, self._view.tell, waiting[0].host if waiting else "")
+        code = 0
         try:
             self._main()
         except Stopped:
             if len(self._signals) == 1:
                 self._view.tell("stops: what is recorded is being stored; once more leaves at once, which loses nothing")
-            return 128 + self._signals[0][0]
+            code = 128 + self._signals[0][0]
+        except DoorDied as fault:
+            self._view.tell(f"{fault}; the other doors stop too" if self._counts.doors > 1 else str(fault))
+            self._known, code = False, 1
         finally:
             self._host.stop(lambda: len(self._signals) > 1)
-        return 0
+        return code
 
     def _main(self) -> None:
         progress, counts = self._progress, self._counts
-        while not self._host.bundle:
-            self._wait(f"waiting for host {self._host.name}")
+        while not self._host.ready:
+            self._wait(self._waiting_for_host())
         while left := progress.settle():
             # that door died with a call open: its host seals what it wrote and records the call as lost
             self._wait(f"waiting for door {left[0].boot} of {left[0].host} to be adopted")
         progress.save()
-        counts.before, self._known = progress.done(), True
+        counts.before, self._known = progress.lines_done(), True
         if counts.before < counts.lines:
-            self._call_all(counts.before)
+            self._call_all()
         called = time.monotonic()
         while not progress.all_stored(self._host.stored_seq()):
-            self._wait("waiting until everything is stored; is `wardline up` running?" if self._is_late(called) else "")
+            late = time.monotonic() - called > LATE_S
+            self._wait("waiting until everything is stored; is `wardline up` running?" if late else "")
         counts.stored, counts.stored_s = counts.records, time.monotonic() - called
         progress.run.finished = True
         progress.save()
         while time.monotonic() - called - counts.stored_s < TIDY_S and not self._host.tidy():
             self._wait("")
 
-    def _is_late(self, since: float) -> bool:
-        return time.monotonic() - since > 10
+    def _waiting_for_host(self) -> str:
+        why = self._host.why()
+        return f"waiting for host {self._host.name}{f', which says: {why}' if why else ''}; is `wardline up` running?"
 
-    # -- calling -----------------------------------------------------------------------------------------------------
-
-    def _call_all(self, after: int) -> None:
-        entry = DoorRun(host=self._host.name, boot=f"{make_boot(int(time.time()), secrets.randbits(32)):016x}")
-        self._progress.run.doors.append(entry)
-        self._progress.save()  # a crash from here on: the door is named, so nothing that it records is forgotten
-        self._spooler = self._open(int(entry.boot, 16))
-        entry.made = True
-        self._progress.save()  # a crash before this: the door has recorded nothing
-        self._door = ReplayDoor(self._spooler, self._matcher(), self._idle)
+    def _call_all(self) -> None:
+        """Have the doors call every line that is left; they have closed when this returns, however it ends."""
+        doors = ReplayDoors(self._home, self._host.name, self._file, self._progress, self._args.rate or 0.0)
         begun = time.monotonic()
+        self._doors = doors
         try:
-            self._call_each(after, begun)
+            doors.start()
+            while doors.tick():
+                self._wait(doors.waits())
         finally:
+            doors.stop(lambda: self._wait("the doors stop", may_stop=False), lambda: len(self._signals) > 1)
             self._counts.calling_s = time.monotonic() - begun
-            if self._door.open:
-                # only who leaves at once, or a bug of ours, ends with a call out: its host records it as lost
-                self._spooler.abandon()
-            else:
-                self._close(self._spooler)
-                entry.last_ref = self._spooler.last_ref
-                self._progress.save()
-
-    def _call_each(self, after: int, begun: float) -> None:
-        assert self._door is not None
-        counts, pace = self._counts, 1 / self._args.rate if self._args.rate else 0.0
-        due = begun
-        bundle = self._host.bundle
-        for said in self._file.calls(after):
-            if pace:
-                due = max(due + pace, time.monotonic() - BEHIND_S)
-                self._sleep_until(due)
-            elif counts.calls % LINES_A_LOOK == 0:
-                self._idle()
-            if self._host.bundle != bundle:
-                # the host was started again and found other policies
-                bundle = self._host.bundle
-                self._door.matcher = self._matcher()
-            self._count(self._door.call(said))
-
-    def _count(self, decision: Decision) -> None:
-        if decision.verdict is Verdict.ALLOW:
-            self._counts.allowed += 1
-            return
-        self._counts.refused += 1
-        self._counts.chain_refused += decision.reason in ("chain", "identity")
-
-    def _matcher(self) -> Matcher:
-        path = Path(self._host.bundle)
-        try:
-            matcher = Matcher(path.read_bytes())
-        except OSError as fault:
-            raise OperatorFault(f"{path}: cannot be read: {(fault.strerror or str(fault)).lower()}") from fault
-        if not matcher.policies:
-            self._view.tell(f"{self._home.policies} has no policy, so every call is refused")
-        return matcher
-
-    def _open(self, boot: int) -> Spooler:
-        while True:
-            try:
-                return Spooler(self._home.host(self._host.name), boot, self._config.enforcer)
-            except (PeerFault, OSError) as fault:
-                self._wait(f"no spool yet: {fault}")
-
-    def _close(self, spooler: Spooler) -> None:
-        while True:
-            try:
-                return spooler.close()
-            except OSError as fault:  # a full disk; who leaves now leaves a dead door with nothing open
-                self._wait(f"the door cannot be closed yet: {fault.strerror}")
+            self._counts.add_up(door.said for door in doors.doors)
+            self._progress.settle()
+            self._progress.save()
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -269,36 +228,42 @@ class _Replay:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _idle(self, may_stop: bool = True, status: str = "") -> None:
-        """Look after the host and the view. Raises Stopped at the first signal, or the second where a call is out."""
-        if self._signals and (may_stop or len(self._signals) > 1):
+    def _wait(self, what: str, *, may_stop: bool = True) -> None:
+        """A short while, in which the host and the view are looked after. Raises Stopped at a signal."""
+        if self._signals and may_stop:
             raise Stopped
+        time.sleep(TICK_S / 4)
         now = time.monotonic()
         if now - self._ticked < TICK_S:
             return
         self._ticked = now
         self._host.tick()
-        full = self._door.full if self._door is not None else ""
-        self._view.status(f"waiting: {full}" if full else status)
-        if self._spooler is not None:
-            self._counts.records = self._spooler.last_seq
-            self._counts.stored = self._host.stored_seq().get(f"{self._spooler.boot:016x}", self._counts.stored)
+        self._view.status(what)
+        if self._doors is not None:
+            self._look_at_doors(self._doors)
         self._view.update()
 
-    def _wait(self, what: str) -> None:
-        self._idle(status=what)
-        time.sleep(TICK_S / 4)
-
-    def _sleep_until(self, due: float) -> None:
-        self._idle()
-        while (left := due - time.monotonic()) > 0:
-            time.sleep(min(left, TICK_S))
-            self._idle()
+    def _look_at_doors(self, doors: ReplayDoors) -> None:
+        self._counts.add_up(door.said for door in doors.doors)
+        stored = self._host.stored_seq()
+        self._counts.stored = max(self._counts.stored, sum(stored.get(door.entry.boot, 0) for door in doors.doors))
+        for door in doors.doors:
+            told = str(door.said.get("fault") or "")
+            if door.said.get("state") == "ready" and not door.said.get("policies"):
+                told = "control has no policy in force, so every call is refused"
+            if told and told not in self._told:
+                self._told.add(told)
+                self._view.tell(told)
 
     def _say_how_to_go_on(self) -> None:
-        done, lines = self._counts.done, self._counts.lines
+        progress, lines = self._progress, self._counts.lines
+        with contextlib.suppress(OperatorFault):  # the way to go on says it
+            self._known = self._known or not progress.settle()
+        done = progress.lines_done()
         words = f"{called_as()} replay {shlex.quote(self._args.file)} --resume{home_words(self._home)}"
-        where = f"behind line {done:,} of {lines:,}" if self._known else "before the first call"
-        if done == lines:
+        where = f"behind line {done:,} of {lines:,}" if self._counts.doors == 1 else f"with {done:,} of {lines:,} lines called"
+        if not self._known:
+            where = "before it is known how many lines were called" if progress.run.doors else "before the first call"
+        elif done == lines:
             where = f"with all {lines:,} lines called, before everything was known to be stored"
         print(f"wardline: stopped {where}; to go on: {words}", file=sys.stderr)

@@ -44,8 +44,8 @@ class ReplayHost:
         self._due = 0.0
         self._delay = 0.0
         self._since = time.monotonic()
-        self.bundle = ""
-        """The file of the policies that the host runs; empty until it was ready once."""
+        self.ready = False
+        """Whether it was ready once: then its doors have a board, which says for itself whether it is fresh."""
         self._said: dict[str, Any] = {}
 
     def _claim_name(self, preferred: str) -> tuple[str, Lock]:
@@ -72,10 +72,10 @@ class ReplayHost:
             code = self._process.poll()
             if code is None:
                 found = read_run_file(self._home.run_file(self.name)) or {}
-                ours = found.get("pid") == self._process.pid and found.get("state") != "starting"
+                ours = found.get("pid") == self._process.pid
                 self._said = found if ours else {}
-                self.bundle = self._said.get("bundle", self.bundle)
-                self._delay = 0.0 if ours else self._delay
+                self.ready = self.ready or self._said.get("state") == "ready"
+                self._delay = 0.0 if self._said.get("state") == "ready" else self._delay
                 return
             self._process, self._said, self._since = None, {}, now
             words = last_line(self._log()).removeprefix("wardline: ")
@@ -108,6 +108,10 @@ class ReplayHost:
 
     def _log(self) -> Path:
         return self._home.log / f"{self.name}.log"
+
+    def why(self) -> str:
+        """What it waits for until it is ready, as far as it says so; empty when it does not."""
+        return str((self._said.get("control") or {}).get("why") or "")
 
     def stored_seq(self) -> dict[str, int]:
         """For each door of this host: the seq up to which everything is stored."""

@@ -2,8 +2,10 @@
 
 import sys
 import time
-from dataclasses import dataclass
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,26 +16,40 @@ SAME_LINE_S: Final = 60.0
 """How often a line comes again that says nothing new."""
 
 
+REFUSALS: Final = {
+    "refused by policy": ("forbid", "no-permit"),
+    "refused as revoked": ("revoked",),
+    "refused while paused": ("paused",),
+    "refused for their chain": ("chain", "identity"),
+}
+"""How the summary calls the reasons of a refusal; any other reason is called by itself."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Counts:
     """The figures of one run, counted as it goes."""
 
     lines: int
     """Lines of the file."""
+    doors: int = 1
     before: int = 0
     """Lines that earlier runs had done."""
     allowed: int = 0
-    refused: int = 0
-    chain_refused: int = 0
-    """Of the refused: those whose chain was too deep, or had nobody who acts."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of the refused."""
     calling_s: float = 0.0
     """From the first call until the last was recorded."""
     stored_s: float = 0.0
     """From then until everything was stored."""
     records: int = 0
-    """Records in the spool."""
+    """Records in the spools."""
     stored: int = 0
     """Of them in the store."""
+
+    @property
+    def refused(self) -> int:
+        """Calls that were refused, for whatever reason."""
+        return self.reasons.total()
 
     @property
     def calls(self) -> int:
@@ -45,12 +61,23 @@ class Counts:
         """Lines that are done."""
         return self.before + self.calls
 
+    def add_up(self, doors: Iterable[Mapping[str, Any]]) -> None:
+        """Take the figures of all doors, as each last said them."""
+        said = [door for door in doors if door]
+        self.allowed = sum(int(door["allowed"]) for door in said)
+        self.records = sum(int(door["records"]) for door in said)
+        self.reasons = sum((Counter(door["reasons"]) for door in said), Counter[str]())
+
     def summary(self) -> list[str]:
         """The closing lines."""
-        pairs = [("calls", f"{self.calls:,}"), ("allowed", f"{self.allowed:,}"), ("refused by policy", f"{self.refused:,}")]
-        if self.chain_refused:
-            pairs[2] = ("refused by policy", f"{self.refused - self.chain_refused:,}")
-            pairs.append(("refused for their chain", f"{self.chain_refused:,}"))
+        pairs = [("doors", f"{self.doors:,}")] if self.doors > 1 else []
+        pairs += [("calls", f"{self.calls:,}"), ("allowed", f"{self.allowed:,}")]
+        names = {reason: name for name, reasons in REFUSALS.items() for reason in reasons}
+        refused = Counter({"refused by policy": 0})
+        for reason, count in self.reasons.items():
+            refused[names.get(reason, f"refused as {reason}")] += count
+        known = [*REFUSALS, *sorted(refused.keys() - REFUSALS.keys())]
+        pairs += [(name, f"{refused[name]:,}") for name in known if name in refused]
         if self.before:
             pairs.append(("done before", f"{self.before:,}"))
         if self.calls:

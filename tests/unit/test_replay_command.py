@@ -3,13 +3,14 @@
 import argparse
 import io
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.cli import replayview
-from pipeline.cli.replay import rate
+from pipeline.cli.replay import doors, rate
 from pipeline.cli.replayhost import ReplayHost
 from pipeline.cli.replayview import LINE_S, SAME_LINE_S, Counts, View
 from schemas.errors import OperatorFault
@@ -28,8 +29,21 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         rate(text)
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("4", 4), ("64", 64)])
+def test_doors_are_a_number_of_processes(text: str, value: int) -> None:
+    assert doors(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "65", "-1", "1.0", "", "four", "٣"])
+def test_what_is_no_number_of_doors_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a number from 1 to 64$"):
+        doors(text)
+
+
 def test_the_summary_counts_this_run_and_names_what_was_done_before() -> None:
-    counts = Counts(lines=5000, before=1000, allowed=3000, refused=1000, calling_s=2.0, stored_s=0.456)
+    counts = Counts(lines=5000, before=1000, calling_s=2.0, stored_s=0.456)
+    counts.add_up([{}, {"allowed": 1800, "records": 4200, "reasons": {"forbid": 600}},
+                   {"allowed": 1200, "records": 2800, "reasons": {"no-permit": 300, "forbid": 100}}])  # fmt: skip
     assert counts.summary() == [
         "calls                              4,000",
         "allowed                            3,000",
@@ -38,13 +52,17 @@ def test_the_summary_counts_this_run_and_names_what_was_done_before() -> None:
         "rate                       2,000 calls/s",
         "all stored after                  0.46 s",
     ]
-    assert (counts.calls, counts.done) == (4000, 5000)
+    assert (counts.calls, counts.done, counts.records) == (4000, 5000, 7000)
 
 
-def test_the_summary_tells_chains_from_policy() -> None:
-    counts = Counts(lines=10, allowed=1, refused=9, chain_refused=4, calling_s=1.0)
+def test_the_summary_tells_why_calls_were_refused() -> None:
+    reasons = Counter({"chain": 3, "identity": 1, "forbid": 2, "no-permit": 3, "revoked": 7, "paused": 6, "overloaded": 5})
+    counts = Counts(lines=30, doors=4, allowed=1, reasons=reasons, calling_s=1.0)
     said = {line[:24].strip(): line[24:].strip() for line in counts.summary()}
-    assert (said["refused by policy"], said["refused for their chain"]) == ("5", "4")
+    assert list(said.items())[:-2] == [
+        ("doors", "4"), ("calls", "28"), ("allowed", "1"), ("refused by policy", "5"), ("refused as revoked", "7"),
+        ("refused while paused", "6"), ("refused for their chain", "4"), ("refused as overloaded", "5"),
+    ]  # fmt: skip
 
 
 def test_a_run_that_called_nothing_has_no_rate() -> None:
