@@ -42,9 +42,9 @@ FETCH_WAIT_MS: Final = 100
 """How long the broker may keep a fetch, on a real Kafka: a question about the log's end waits behind it."""
 
 QUIET_S: Final = 10.0
-AGAIN_FIRST_S: Final = 0.5
-AGAIN_MAX_S: Final = 8.0
-"""Between two readings of the whole log that lead to nothing."""
+AGAIN_S: Final = 0.5
+AGAIN_SHARE: Final = 2
+"""Between two readings of the whole log: AGAIN_S, and this many times as long as the last one took, where that is longer."""
 
 TICK_S: Final = 0.05
 SAY_S: Final = 5.0
@@ -86,7 +86,8 @@ class Feed:
         self._identity: object = None
         self._next = 0
         self._heard = 0.0
-        self._again_s = AGAIN_FIRST_S
+        self._took = 0.0
+        """Seconds that the reading up to the last `synced` has taken."""
         self._asked: deque[tuple[int, int]] = deque()
         self._spoken: dict[str, float] = {}
         self._differed = 0
@@ -150,7 +151,7 @@ class Feed:
 
     def _begin(self) -> None:
         self.obey.begin()
-        self._next = 0
+        self._next, self._took = 0, 0.0
 
     async def _session(self, servers: str) -> None:
         """One consumer; returns when another is needed."""
@@ -180,7 +181,8 @@ class Feed:
             await stop(consumer)
 
     async def _read(self, messages: Sequence[Any], end: int) -> None:
-        self._heard = time.monotonic()
+        self._heard = begun = time.monotonic()
+        joining = not self.obey.follower.synced
         for number, message in enumerate(messages, 1):
             self._next = message.offset + 1
             try:
@@ -190,25 +192,24 @@ class Feed:
             except FrameFault as fault:
                 self._refuse(fault)
             if self.obey.broken:
-                return
+                break
             if number % AT_ONCE == 0:
                 self._news.set()
                 await asyncio.sleep(0)
-        if self.obey.follower.synced:
-            self._again_s = AGAIN_FIRST_S
+        self._took += time.monotonic() - begun if joining else 0.0
         self._news.set()
         if self.obey.wanted_policy != self.obey.policy:
             self.wake.set()
 
     async def _again(self, consumer: AIOKafkaConsumer) -> None:
-        """What was read is not what control has signed: read it all again, with longer pauses while that does not help."""
+        """What was read is not what control has signed: read it all again."""
         if self.obey.follower.refused.get("digest", 0) > self._differed:
             self._differed = self.obey.follower.refused["digest"]
             REFUSED.labels("digest").inc()
-        log.warning("control log: %s; it is read again in %.1f s", self.obey.why or "its digest differs", self._again_s)
-        await asyncio.sleep(self._again_s)
-        self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
+        log.warning("control log: %s; it is read again", self.obey.why or "its digest differs")
+        await asyncio.sleep(max(AGAIN_S, AGAIN_SHARE * self._took))
         self._begin()
+        self._heard = time.monotonic()
         consumer.seek(self._log, 0)
 
     def _refuse(self, fault: FrameFault) -> None:
