@@ -270,6 +270,17 @@ def control_live_sql(database: str, journal: int, epoch: int, columns: str) -> s
     )
 
 
+def ack_state_sql(database: str, journal: int, host: str, host_boot: str) -> str:
+    """The last word of a host's start and of its doors: (door, epoch, policies, applied, state, doors, said), times in us."""
+    return (
+        "SELECT door, word.3 AS epoch, word.4, toUnixTimestamp64Micro(word.2), word.5, word.6, toUnixTimestamp64Micro(word.1)"
+        " FROM (SELECT door, max((heard, applied, epoch, toString(policy_digest), toString(state), doors)) AS word"
+        " FROM (SELECT door, epoch, policy_digest, applied, state, doors, min(said) AS heard"
+        f" FROM {quote_name(database)}.acknowledged WHERE journal = {journal} AND host = {quote_text(host)}"
+        f" AND host_boot = {quote_text(host_boot)} GROUP BY ALL) GROUP BY door)"
+    )
+
+
 def frame_row(
     *,
     enforcer: str,

@@ -8,8 +8,9 @@ after the rows are stored. Rows that are written twice are one row.
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -35,49 +36,72 @@ QUIET_S: Final = 5.0
 READY: Final = "ready"
 
 
-@dataclass(slots=True)
-class _Host:
-    """The last word of a host."""
+STARTS_MAX: Final = 10_000
+"""Starts of hosts whose last word is remembered. Of one that speaks again behind that many others the store is asked."""
 
-    boot: str
-    said: tuple[object, ...] = ()
-    doors: dict[str, tuple[int, str, int]] = field(default_factory=dict)
-    """Door -> epoch, policies, when it applied them (ns)."""
+Word: TypeAlias = tuple[int, str, int]
+"""Epoch, policies, and when it applied them (us since 1970)."""
+
+
+@dataclass(slots=True)
+class _Start:
+    """The last word of one start of a host."""
+
+    said_us: int = 0
+    word: Word = (0, "", 0)
+    state: str = ""
+    many: int = 0
+    """How many doors it had."""
+    doors: dict[str, Word] = field(default_factory=dict)
 
 
 class Book:
     """What each registered host has said last: of what it says again only the news are rows."""
 
     def __init__(self) -> None:
-        self._hosts: dict[str, _Host] = {}
+        self._starts: dict[tuple[str, str], _Start] = {}
+
+    def knows(self, ack: Ack) -> bool:
+        """Whether this start of a host is in the book."""
+        return (ack.host, ack.boot) in self._starts
+
+    def open(self, ack: Ack, stored: Sequence[tuple[Any, ...]]) -> None:
+        """Begin a page with what the store has of a start, rows of `ack_state`: a door that left meanwhile is missed then."""
+        start = self._starts[ack.host, ack.boot] = _Start()
+        while len(self._starts) > STARTS_MAX:
+            del self._starts[next(iter(self._starts))]
+        for door, epoch, digest, applied_us, state, many, said_us in stored:
+            start.said_us = max(start.said_us, said_us)
+            if not door:
+                start.word, start.state, start.many = (epoch, digest, applied_us), state, many
+            elif state != ACK_GONE:
+                start.doors[door] = (epoch, digest, applied_us)
 
     def news(self, ack: Ack, journal: int) -> list[dict[str, Any]]:
-        """The rows of `ACK_SCHEMA` that an acknowledgement adds."""
-        known = self._hosts.get(ack.host)
-        if known is None or known.boot != ack.boot:
-            known = self._hosts[ack.host] = _Host(ack.boot)
+        """The rows of `ACK_SCHEMA` that an acknowledgement adds. An older word than the last one adds none."""
+        start, said_us = self._starts[ack.host, ack.boot], ack.said_ns // 1000
+        if said_us < start.said_us:
+            return []
+        doors: dict[str, Word] = {}
+        if ack.state != "stopped":
+            doors = {door.boot: (door.epoch, door.policy_digest, door.applied_ns // 1000) for door in ack.doors}
+        word: Word = (ack.epoch, ack.policy_digest, ack.applied_ns // 1000)
         rows = []
-        doors = {} if ack.state == "stopped" else {
-            door.boot: (door.epoch, door.policy_digest, door.applied_ns) for door in ack.doors
-        }  # fmt: skip
-        said = (ack.state, ack.epoch, ack.policy_digest, ack.applied_ns, len(doors))
-        if said != known.said:
-            rows.append(_row(ack, journal, "", (ack.epoch, ack.policy_digest, ack.applied_ns), ack.state, len(doors)))
-        for boot, word in doors.items():
-            if known.doors.get(boot) != word:
-                rows.append(_row(ack, journal, boot, word, READY, len(doors)))
-        for boot, word in known.doors.items():
-            if boot not in doors:
-                rows.append(_row(ack, journal, boot, word, ACK_GONE, len(doors)))
-        known.said, known.doors = said, doors
+        if (word, ack.state, len(doors)) != (start.word, start.state, start.many):
+            rows.append(_row(ack, journal, "", word, ack.state, len(doors)))
+        new = {door: one for door, one in doors.items() if start.doors.get(door) != one}
+        gone = {door: one for door, one in start.doors.items() if door not in doors}
+        rows += [_row(ack, journal, door, one, READY, len(doors)) for door, one in new.items()]
+        rows += [_row(ack, journal, door, one, ACK_GONE, len(doors)) for door, one in gone.items()]
+        start.said_us, start.word, start.state, start.many, start.doors = said_us, word, ack.state, len(doors), doors
         return rows
 
 
-def _row(ack: Ack, journal: int, door: str, word: tuple[int, str, int], state: str, doors: int) -> dict[str, Any]:
-    epoch, digest, applied_ns = word
+def _row(ack: Ack, journal: int, door: str, word: Word, state: str, many: int) -> dict[str, Any]:
+    epoch, digest, applied_us = word
     return {
         "journal": journal, "host": ack.host, "host_boot": ack.boot, "door": door, "epoch": epoch, "policy_digest": digest,
-        "applied": applied_ns // 1000, "state": state, "doors": doors, "tenant": ack.tenant, "said": ack.said_ns // 1000,
+        "applied": applied_us, "state": state, "doors": many, "tenant": ack.tenant, "said": ack.said_ns // 1000,
     }  # fmt: skip
 
 
@@ -134,7 +158,8 @@ class Acks:
             rows, ends = [], {}
             for partition, messages in found.items():
                 for message in messages:
-                    rows += self._heard(message.value, journal)
+                    if (ack := self._heard(message.value)) is not None:
+                        rows += await self._news(ack, journal)
                     ends[partition] = message.offset + 1
             if rows:
                 # a crash behind this: they are read again, and their rows replace themselves
@@ -143,17 +168,22 @@ class Acks:
             if ends and not embedded_broker(self._config):
                 await consumer.commit(ends)
 
-    def _heard(self, data: bytes | None, journal: int) -> list[dict[str, Any]]:
-        if data is None:
-            return []
+    def _heard(self, data: bytes | None) -> Ack | None:
+        """Verify a message; None for one that is refused."""
         try:
-            ack = parse_ack(data, self._keys.key_of)
+            ack = parse_ack(data or b"", self._keys.key_of)
         except FrameFault as fault:
             metrics.ACKS.labels(fault.reason).inc()
             now = time.monotonic()
             if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
                 self._warned[fault.reason] = now
                 log.warning("an acknowledgement is refused: %s", fault)
-            return []
+            return None
         metrics.ACKS.labels("good").inc()
+        return ack
+
+    async def _news(self, ack: Ack, journal: int) -> list[dict[str, Any]]:
+        if not self._book.knows(ack):
+            what = "acknowledgements"
+            self._book.open(ack, await self._scribe.stored(what, self._store.ack_state, journal, ack.host, ack.boot))
         return self._book.news(ack, journal)

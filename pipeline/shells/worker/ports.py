@@ -59,3 +59,6 @@ class AckStore(Protocol):
 
     def keep_acks(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store what hosts have said of themselves."""
+
+    def ack_state(self, journal: int, host: str, host_boot: str) -> list[tuple[Any, ...]]:
+        """The last word of a host's start and of its doors: door, epoch, policies, applied, state, doors, said (us)."""

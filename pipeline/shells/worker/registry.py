@@ -39,6 +39,9 @@ WAIT_S: Final = 3.0
 """How long a frame of an unknown host may hold up the others. Where the log is not whole, once until it is again."""
 
 RECONNECT_S: Final = 0.5
+AGAIN_MAX_S: Final = 8.0
+"""The longest pause between two readings of the whole log that lead to nothing."""
+
 STOP_S: Final = 2.0
 POLL_MS: Final = 500
 MESSAGES_MAX: Final = 500
@@ -80,6 +83,7 @@ class Registry:
         self._joined = False
         self._gave_up = False
         self._position = 0
+        self._again_s = RECONNECT_S
         self._consumer: Any = None
         self._moved = asyncio.Condition()
         self._ready = asyncio.Event()
@@ -205,7 +209,8 @@ class Registry:
             for message in found.get(self._partition, ()):
                 # an end that is newer than the fetch is further: the message then counts as not the last, which is safe
                 if not self._heard(follower, message.value, at_end=message.offset + 1 >= end):
-                    await asyncio.sleep(RECONNECT_S)
+                    await asyncio.sleep(self._again_s)
+                    self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
                     await self._begin(consumer, follower)
                     break
                 self._position = message.offset + 1
@@ -280,6 +285,7 @@ class Registry:
                 self._bury(name, public)
         self._hosts = hosts
         self._joined = True
+        self._again_s = RECONNECT_S
         self._gave_up = False
         self.trouble = ""
         self._save(follower, sync=True)

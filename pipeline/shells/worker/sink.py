@@ -31,6 +31,7 @@ from schemas.store import (
     FRONTIER_SCHEMA,
     INSERT_FORMAT,
     INSERT_SETTINGS,
+    ack_state_sql,
     control_has_sql,
     control_known_sql,
     control_live_sql,
@@ -185,6 +186,11 @@ class Sink:
         with self._errors():
             sql = control_live_sql(self._database, journal, epoch, "key")
             return [str(key) for (key,) in self._connected().query(sql).result_rows]
+
+    def ack_state(self, journal: int, host: str, host_boot: str) -> list[tuple[Any, ...]]:
+        """What is stored of one start of a host, as `schemas.store.ack_state_sql` has it."""
+        with self._errors():
+            return list(self._connected().query(ack_state_sql(self._database, journal, host, host_boot)).result_rows)
 
     def _append(self, table: str, rows: pa.Table) -> None:
         with self._errors():
