@@ -130,7 +130,9 @@ WITH
     ),
     slowest AS
     (
-        SELECT epoch, count() AS applied, max((ms, host, door)) AS worst FROM took GROUP BY epoch
+        SELECT epoch, count() AS applied, max((ms, toString(host), door)) AS worst, worst.1 AS longest, worst.2 AS slow, worst.3 AS part
+        FROM took
+        GROUP BY epoch
     ),
     living AS
     (
@@ -146,9 +148,9 @@ SELECT
     entry.actor AS actor,
     ifNull(slowest.applied, 0) AS applied,
     arrayCount(reached -> reached < entry.epoch, (SELECT reached FROM living)) AS waiting,
-    if(applied = 0, '', toString(slowest.worst.2)) AS host,
-    if(applied = 0, '', slowest.worst.3) AS door,
-    if(applied = 0, NULL, slowest.worst.1) AS slowest_ms,
+    ifNull(slowest.slow, '') AS host,
+    ifNull(slowest.part, '') AS door,
+    if(ifNull(slowest.applied, 0) = 0, NULL, slowest.longest) AS slowest_ms,
     entry.tenant AS tenant
 FROM entry
 LEFT JOIN slowest ON slowest.epoch = entry.epoch;

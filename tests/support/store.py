@@ -105,6 +105,10 @@ class Store:
         settings = {**INSERT_SETTINGS, "insert_deduplication_token": token or str(uuid.uuid4())}
         self.client("writer").command(insert_sql(self.database, owned), data=stream_of(table), settings=settings)
 
+    def append(self, table: str, rows: Iterable[Row], schema: pa.Schema) -> None:
+        """An insert into one of the small tables, as a worker does it."""
+        self.client("writer").insert_arrow(table, pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
+
     def curl(
         self, *words: str, path: str = "/", user: str = "reader", data: bytes | None = None
     ) -> tuple[int, dict[str, str], bytes]:
@@ -124,7 +128,7 @@ class Store:
 
     def clear(self) -> None:
         """Forget all records, frames and ownership."""
-        for table in ("records", "fence", "deadletters", "frontiers"):
+        for table in ("records", "fence", "deadletters", "frontiers", "control", "acknowledged"):
             self.run(f"TRUNCATE TABLE {table}")
         self._epochs.clear()
 
