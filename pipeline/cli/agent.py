@@ -12,7 +12,7 @@ import secrets
 from typing import Any, Final
 
 from pipeline.cli.applied import add_waiting, report
-from pipeline.cli.common import Commands, clock, config_of, home_of, printable, table
+from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, printable, table
 from pipeline.cli.controlclient import PAGE, Control, name_of
 from schemas.errors import OperatorFault
 
@@ -28,11 +28,10 @@ HASH_BYTES: Final = 32
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `agent` with its five commands."""
-    parser = commands.add_parser("agent", help="agents and their credentials", allow_abbrev=False)
-    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    inner, where = add_group(commands, common, "agent", "agents and their credentials")
 
     text = "name an agent, and print its credential once, alone on the last line"
-    add = inner.add_parser("add", parents=[common], help=text, allow_abbrev=False)
+    add = inner.add_parser("add", parents=[where], help=text, allow_abbrev=False)
     add.add_argument("name", metavar="NAME", help="as policies name it: Agent::\"NAME\"")
     add.add_argument("--owner", required=True, metavar="WHO", help="who answers for it")
     add.add_argument("--sub", nargs=2, action="append", default=[], metavar=("ISSUER", "SUBJECT"),
@@ -41,17 +40,17 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
                      help="a certificate with this SPIFFE id is the agent's; may be given again")  # fmt: skip
     add.set_defaults(run=run_add)
 
-    listing = inner.add_parser("list", parents=[common], help="list them", allow_abbrev=False)
+    listing = inner.add_parser("list", parents=[where], help="list them", allow_abbrev=False)
     listing.set_defaults(run=run_list)
-    show = inner.add_parser("show", parents=[common], help="owner, outside identities, when it was added", allow_abbrev=False)
+    show = inner.add_parser("show", parents=[where], help="owner, outside identities, when it was added", allow_abbrev=False)
     show.set_defaults(run=run_show)
     for reader in (listing, show):
         reader.add_argument("--json", action="store_true", help="for programs")
 
-    remove = inner.add_parser("remove", parents=[common], help="end it: every door refuses it from now on", allow_abbrev=False)
+    remove = inner.add_parser("remove", parents=[where], help="end it: every door refuses it from now on", allow_abbrev=False)
     remove.set_defaults(run=run_remove)
     add_waiting(remove)
-    rotate = inner.add_parser("rotate", parents=[common], help="a new credential; the old one ends", allow_abbrev=False)
+    rotate = inner.add_parser("rotate", parents=[where], help="a new credential; the old one ends", allow_abbrev=False)
     rotate.set_defaults(run=run_rotate)
     for named in (show, remove, rotate):
         named.add_argument("name", metavar="NAME", help="the agent")

@@ -4,15 +4,14 @@ import argparse
 import json
 from typing import Any
 
-from pipeline.cli.common import Commands, clock, config_of, home_of, table
+from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
 from pipeline.cli.controlclient import PAGE, Control
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `audit` with its one command."""
-    parser = commands.add_parser("audit", help="who changed what, and when", allow_abbrev=False)
-    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    control = inner.add_parser("control", parents=[common], help="the journal of control, oldest first", allow_abbrev=False)
+    inner, where = add_group(commands, common, "audit", "who changed what, and when")
+    control = inner.add_parser("control", parents=[where], help="the journal of control, oldest first", allow_abbrev=False)
     control.add_argument("--after", type=whole, default=0, metavar="EPOCH", help="only what came behind this epoch (default 0)")
     control.add_argument("--limit", type=whole, default=0, metavar="N", help="so many at most (default 0: all)")
     control.add_argument("--json", action="store_true", help="one JSON object a line")

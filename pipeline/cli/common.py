@@ -33,6 +33,19 @@ def home_option() -> argparse.ArgumentParser:
     return parser
 
 
+def add_group(
+    commands: Commands, common: argparse.ArgumentParser, name: str, text: str
+) -> tuple[Commands, argparse.ArgumentParser]:
+    """A command that has commands of its own; returns where to add them, and their parent parser.
+
+    `NAME --home DIR COMMAND` and `NAME COMMAND --home DIR` are both understood: the inner one is silent when it is not given.
+    """
+    parser = commands.add_parser(name, parents=[common], help=text, allow_abbrev=False)
+    where = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    where.add_argument("--home", metavar="DIR", help=argparse.SUPPRESS)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True), where
+
+
 def add_kafka(parser: argparse.ArgumentParser) -> None:
     """`--kafka`, for commands that reach the broker."""
     parser.add_argument("--kafka", metavar="HOST:PORT[,...]", help="use this Apache Kafka, not the embedded broker")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli.applied import standings
-from pipeline.cli.common import Commands, add_kafka, clock, config_of, home_of, table
+from pipeline.cli.common import Commands, add_group, add_kafka, clock, config_of, home_of, table
 from pipeline.cli.controlclient import Control, Unsettled, name_of
 from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
@@ -60,16 +60,15 @@ class Enrolment:
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `enforcer` and `worker`, with `add`, `list` and `remove` each."""
     for role in ROLES:
-        parser = commands.add_parser(role, help=f"{role}s that may publish", allow_abbrev=False)
-        inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        inner, where = add_group(commands, common, role, f"{role}s that may publish")
         text = f"let one more {role} publish, and write its enrolment file"
-        add = inner.add_parser("add", parents=[common], help=text, allow_abbrev=False)
+        add = inner.add_parser("add", parents=[where], help=text, allow_abbrev=False)
         add.add_argument("--out", metavar="FILE", help="the enrolment file (default: NAME.enrol in the current folder)")
         add_kafka(add)
-        listing = inner.add_parser("list", parents=[common], help="list them", allow_abbrev=False)
+        listing = inner.add_parser("list", parents=[where], help="list them", allow_abbrev=False)
         listing.add_argument("--json", action="store_true", help="for programs")
         text = "what it publishes from now on is refused"
-        remove = inner.add_parser("remove", parents=[common], help=text, allow_abbrev=False)
+        remove = inner.add_parser("remove", parents=[where], help=text, allow_abbrev=False)
         for named in (add, remove):
             named.add_argument("name", metavar="NAME", help=f"the {role}")
         add.set_defaults(run=run_add, role=role)

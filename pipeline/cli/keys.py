@@ -8,21 +8,20 @@ import argparse
 import json
 
 from pipeline.cli.applied import add_waiting, report
-from pipeline.cli.common import Commands, clock, config_of, home_of, table
+from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
 from pipeline.cli.controlclient import Control, name_of
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `key` with its three commands."""
-    parser = commands.add_parser("key", help="the keys that sign what control says", allow_abbrev=False)
-    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = inner.add_parser("list", parents=[common], help="list those that are believed", allow_abbrev=False)
+    inner, where = add_group(commands, common, "key", "the keys that sign what control says")
+    listing = inner.add_parser("list", parents=[where], help="list those that are believed", allow_abbrev=False)
     listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(run=run_list)
     text = "sign with a new key; the old one stays believed"
-    rotate = inner.add_parser("rotate", parents=[common], help=text, allow_abbrev=False)
+    rotate = inner.add_parser("rotate", parents=[where], help=text, allow_abbrev=False)
     rotate.set_defaults(run=run_rotate)
-    retire = inner.add_parser("retire", parents=[common], help="end an old key", allow_abbrev=False)
+    retire = inner.add_parser("retire", parents=[where], help="end an old key", allow_abbrev=False)
     retire.add_argument("key", metavar="KEYID", help="as `key list` shows it")
     retire.set_defaults(run=run_retire)
     for changing in (rotate, retire):

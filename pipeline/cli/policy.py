@@ -10,7 +10,7 @@ from typing import Any
 from enforcers.core.chain import make_chain
 from ext.decide import Matcher
 from pipeline.cli.applied import Standing, add_waiting, report, standings
-from pipeline.cli.common import Commands, clock, config_of, home_of, table
+from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
 from pipeline.cli.controlclient import Control
 from pipeline.policy.load import load_set, statement
 from schemas.errors import OperatorFault
@@ -24,14 +24,13 @@ PRINCIPALS = ("Agent", "User", "Service")
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add `policy` with its four commands."""
-    parser = commands.add_parser("policy", help="check policies, try a call, see which are in force", allow_abbrev=False)
-    inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    inner, where = add_group(commands, common, "policy", "check policies, try a call, see which are in force")
 
-    check = inner.add_parser("check", parents=[common], help="compile a folder, or name its first error", allow_abbrev=False)
+    check = inner.add_parser("check", parents=[where], help="compile a folder, or name its first error", allow_abbrev=False)
     check.add_argument("folder", metavar="DIR", nargs="?", help="the folder (default: `policies` in the home)")
     check.set_defaults(run=run_check)
 
-    test = inner.add_parser("test", parents=[common], help="decide one call, and say why", allow_abbrev=False)
+    test = inner.add_parser("test", parents=[where], help="decide one call, and say why", allow_abbrev=False)
     test.add_argument("folder", metavar="DIR", nargs="?", help="the folder (default: `policies` in the home)")
     test.add_argument("--chain", nargs="+", required=True, metavar="WHO",
                       help="who acts for whom, root first: names of agents, or uids such as 'User::\"alice\"'")  # fmt: skip
@@ -41,12 +40,12 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     test.set_defaults(run=run_test)
 
     text = "which policies each door runs, since when, and what is wrong in the folder"
-    shown = inner.add_parser("status", parents=[common], help=text, allow_abbrev=False)
+    shown = inner.add_parser("status", parents=[where], help=text, allow_abbrev=False)
     shown.add_argument("--json", action="store_true", help="for programs")
     shown.set_defaults(run=run_status)
 
     text = "back to the policies before these, as a new epoch"
-    rollback = inner.add_parser("rollback", parents=[common], help=text, allow_abbrev=False)
+    rollback = inner.add_parser("rollback", parents=[where], help=text, allow_abbrev=False)
     add_waiting(rollback)
     rollback.set_defaults(run=run_rollback)
 
