@@ -1,4 +1,3 @@
-# distutils: language = c++
 """The decision: may this chain do this, by this policy set, and which policies say so.
 
 A **miss** costs the same for ten policies as for a hundred thousand. Policies are the leaves of a tree of three levels, action,
@@ -26,7 +25,7 @@ from libcpp.vector cimport vector
 from ext.questions cimport Head, Place, bytes_of, drop, matched, written
 
 import hashlib
-from schemas.bundle import parse_bundle
+from schemas.bundle import Rule, pieces
 from schemas.errors import AgentFault, OperatorFault
 from schemas.limits import STRING_BYTES_MAX
 from schemas.records import Decision, Verdict
@@ -149,26 +148,23 @@ cdef class Matcher:
 
     def __cinit__(self, bytes bundle not None):
         cdef uint32_t number
-        known = parse_bundle(bundle)
-        if known.encode() != bundle:
-            raise OperatorFault(f"these {len(bundle)} bytes are not the canonical spelling of their policy bundle")
         self.table = <Places*>PyMem_Calloc(SETS, sizeof(Places))
         if self.table == NULL:
             raise MemoryError()
         self.digest = hashlib.sha256(bundle).hexdigest()
-        self.identity = Decision(reason="identity", policy_digest=self.digest)
-        self.no_permit = Decision(reason="no-permit", policy_digest=self.digest)
+        self.identity, self.no_permit = [Decision(reason=why, policy_digest=self.digest) for why in ("identity", "no-permit")]
         self.principals, self.actions, self.resources = Keys(), Keys(), Keys()
         self.uids, self.types, self.names, self.shared = {}, {}, [], {}
         self.up.resize(1)
         self.new_node()
-        for rule in known.rules:
-            self.add_rule(rule)
-        self.policies = len(self.names)
-        for uid, parents in known.parents.items():
-            number = self.entity(uid)
-            for parent in parents:
+        for piece in pieces(bundle):
+            if isinstance(piece, Rule):
+                self.add_rule(piece)
+                continue
+            number = self.entity(piece[0])
+            for parent in piece[1]:
                 self.up[number].push_back(self.entity(parent))
+        self.policies = len(self.names)
         todo = list(self.uids)
         while todo:     # what the names imply, and what those names imply
             uid = todo.pop()
@@ -185,6 +181,10 @@ cdef class Matcher:
             for i in range(SETS * WAYS):
                 drop(self.table[i // WAYS].at[i % WAYS])
             PyMem_Free(self.table)
+        with nogil:     # thousands of small pieces: nobody has to wait while they go
+            self.edges.clear()
+            self.rules_at.clear()
+            self.child.clear()
 
     cdef uint32_t new_node(self):
         self.edges.resize(self.edges.size() + 1)

@@ -4,13 +4,16 @@ import json
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ext.decide import Matcher
-from schemas.bundle import Bundle, Rule
+from schemas.bundle import Bundle, Rule, parse_bundle, pieces
 from schemas.errors import OperatorFault
 from schemas.limits import STRING_BYTES_MAX
 from schemas.records import Decision, Verdict
 from schemas.vocabulary import implied_parents
+from tests.support.policies import make_case
 
 AGENT = 'Agent::"a"'
 CALL = 'Action::"mcp:tools/call"'
@@ -237,3 +240,49 @@ def test_a_second_thread_inside_is_refused_and_the_first_gets_its_answer(monkeyp
     assert inside
     monkeypatch.undo()
     assert one.decide((AGENT,), CALL, 'Tool::"other/t"').reason == "no-permit"
+
+
+ENTITY, RULE = '"T::\\"a\\"":["T::\\"b\\"","T::\\"c\\""]', '["p","permit",["any"],["any"],["any"]]'
+
+
+def spelled(entities: str = ENTITY, rules: str = RULE, end: str = "]}") -> bytes:
+    return f'{{"form":"wardline-bundle-1","parents":{{{entities}}},"rules":[{rules}{end}'.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        spelled(end="]} "),
+        spelled(end="]}\n"),
+        spelled(rules=RULE.replace(",", ", ", 1)),
+        spelled(rules=RULE.replace('"p"', '"\\u0070"')),
+        spelled(rules=f'["q","permit",["any"],["any"],["any"]],{RULE}'),
+        spelled(entities=f'"T::\\"b\\"":[],{ENTITY}'),
+        spelled(entities=f"{ENTITY},{ENTITY}"),
+        spelled(entities='"T::\\"a\\"":["T::\\"c\\"","T::\\"b\\""]'),
+        spelled(entities='"T::\\"a\\"":["T::\\"b\\"","T::\\"b\\""]'),
+        spelled().replace(b'{"form"', b'{ "form"'),
+        json.dumps({"form": "wardline-bundle-1", "rules": [], "parents": {}}, separators=(",", ":")).encode(),
+    ],
+)
+def test_a_bundle_has_one_spelling(data: bytes) -> None:
+    assert Matcher(spelled()).policies == Matcher(spelled(entities="")).policies == 1
+    assert isinstance(parse_bundle(data), Bundle), "it can be read"
+    with pytest.raises(OperatorFault, match="are not the canonical spelling of their policy bundle"):
+        Matcher(data)
+
+
+@pytest.mark.parametrize("data", [spelled(end=""), spelled(end="]"), spelled(rules=f"{RULE},"), spelled(entities=f"{ENTITY},")])
+def test_a_bundle_that_was_cut_off_is_none(data: bytes) -> None:
+    with pytest.raises(OperatorFault, match="bytes are no policy bundle"):
+        Matcher(data)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60)
+def test_what_is_read_piece_by_piece_is_what_is_read_at_once(seed: int) -> None:
+    data = make_case(seed).compiled().bundle.encode()
+    known = parse_bundle(data)
+    found = list(pieces(data))
+    assert tuple(one for one in found if isinstance(one, Rule)) == known.rules
+    assert dict(one for one in found if not isinstance(one, Rule)) == known.parents
