@@ -24,7 +24,7 @@ from prometheus_client import Counter
 
 from pipeline.core.requests import INTERNAL
 from pipeline.core.standing import entry_of
-from pipeline.shells.control.books import Books, Conflict, Void
+from pipeline.shells.control.books import Books, Broken, Conflict, Void
 from pipeline.shells.control.heard import Heard
 from pipeline.shells.control.watch import Watch, facts_of
 from schemas.control import Entry
@@ -80,6 +80,11 @@ class Api:
         try:
             request["actor"] = actor_of(request)
             answer = await handler(request)
+        except Broken:
+            # no answer: who asked asks again for what became of it, when the next start knows
+            if request.transport is not None:
+                request.transport.abort()
+            raise
         except PermissionError as fault:
             log.warning("a request is refused: %s", fault)
             answer = _fault(403, str(fault))

@@ -46,6 +46,10 @@ class Void(OperatorFault):
     """The id of a request that was said not to be made."""
 
 
+class Broken(Exception):
+    """The journal has failed in the middle of a change: nobody is answered, control ends."""
+
+
 class Conflict(OperatorFault):
     """The id of a request that was made, with another request."""
 
@@ -153,7 +157,7 @@ class Books:
             # whether the change is made is known to the next start alone
             if not self.broken.done():
                 self.broken.set_result(fault)
-            raise PeerFault("the journal has failed in the middle of a change; control starts again") from fault
+            raise Broken from fault
         self.log.apply(change)
         self._fresh.update((one[0], one) for one in fresh)
         while len(self._fresh) > FRESH_MAX:
