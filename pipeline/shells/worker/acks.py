@@ -78,9 +78,12 @@ class Book:
                 start.doors[door] = (epoch, digest, applied_us)
 
     def news(self, ack: Ack, journal: int) -> list[dict[str, Any]]:
-        """The rows of `ACK_SCHEMA` that an acknowledgement adds. An older word than the last one adds none."""
+        """The rows of `ACK_SCHEMA` that an acknowledgement adds. An older word than the last one adds none.
+
+        By its epoch first, which only grows within a start of a host: its clock may be set back.
+        """
         start, said_us = self._starts[ack.host, ack.boot], ack.said_ns // 1000
-        if said_us < start.said_us:
+        if (ack.epoch, said_us) < (start.word[0], start.said_us):
             return []
         doors: dict[str, Word] = {}
         if ack.state != "stopped":
