@@ -102,6 +102,8 @@ class Feeder:
         self._calls = 0
         self._allowed = 0
         self._reasons: Counter[str] = Counter()
+        self._begun = self._ended = 0.0
+        """When the first call was taken and the last was recorded, CLOCK_MONOTONIC."""
         self._stop = False
         self._said_at = 0.0
 
@@ -167,10 +169,17 @@ class Feeder:
         self._state = "ready"
 
     def _call_each(self, file: CallFile) -> None:
+        orders, pace = self._orders, 1 / self._orders.rate if self._orders.rate else 0.0
+        self._begun = time.monotonic()
+        due = self._begun + pace * (orders.part - 1) / orders.parts  # side by side, not all at once
+        try:
+            self._call_lines(file, pace, due)
+        finally:
+            self._ended = time.monotonic()
+
+    def _call_lines(self, file: CallFile, pace: float, due: float) -> None:
         assert self._door is not None
         orders, door, reasons = self._orders, self._door, self._reasons
-        pace = 1 / orders.rate if orders.rate else 0.0
-        due = time.monotonic() + pace * (orders.part - 1) / orders.parts  # side by side, not all at once
         for said in file.calls(orders.after, orders.part, orders.parts):
             if pace:
                 due = max(due + pace, time.monotonic() - BEHIND_S)
@@ -229,10 +238,11 @@ class Feeder:
         said: dict[str, Any] = {
             "name": self._name, "pid": os.getpid(), "address": "", "state": self._state, "host": self._orders.host,
             "boot": self._orders.boot, "part": self._orders.part, "calls": self._calls, "allowed": self._allowed,
-            "reasons": dict(self._reasons), "waits": waits[:SAID_CHARS_MAX], "records": self._spooler.last_seq if obeyed else 0,
+            "reasons": dict(self._reasons), "begun": self._begun, "ended": self._ended, "waits": waits[:SAID_CHARS_MAX],
+            "records": self._spooler.last_seq if obeyed else 0,
             "epoch": obeyed.board.epoch if obeyed else 0,
             "policy_digest": (obeyed.matchers.policy or b"").hex() if obeyed else "",
-            "policies": obeyed.matchers.current.policies if obeyed else 0,
+            "policies": obeyed.matchers.current.policies if obeyed and obeyed.may_decide else None,
             "fault": obeyed.matchers.fault[:SAID_CHARS_MAX] if obeyed else "",
         }  # fmt: skip
         if last:

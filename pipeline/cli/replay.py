@@ -171,8 +171,9 @@ class _Replay:
 
     def _main(self) -> None:
         progress, counts = self._progress, self._counts
+        begun = time.monotonic()
         while not self._host.ready:
-            self._wait(self._waiting_for_host())
+            self._wait(self._waiting_for_host(time.monotonic() - begun > LATE_S))
         while left := progress.settle():
             # that door died with a call open: its host seals what it wrote and records the call as lost
             self._wait(f"waiting for door {left[0].boot} of {left[0].host} to be adopted")
@@ -190,14 +191,14 @@ class _Replay:
         while time.monotonic() - called - counts.stored_s < TIDY_S and not self._host.tidy():
             self._wait("")
 
-    def _waiting_for_host(self) -> str:
+    def _waiting_for_host(self, late: bool) -> str:
         why = self._host.why()
-        return f"waiting for host {self._host.name}{f', which says: {why}' if why else ''}; is `wardline up` running?"
+        question = "; is `wardline up` running?" if late else ""
+        return f"waiting for host {self._host.name}{f', which says: {why}' if why else ''}{question}"
 
     def _call_all(self) -> None:
         """Have the doors call every line that is left; they have closed when this returns, however it ends."""
         doors = ReplayDoors(self._home, self._host.name, self._file, self._progress, self._args.rate or 0.0)
-        begun = time.monotonic()
         self._doors = doors
         try:
             doors.start()
@@ -205,8 +206,7 @@ class _Replay:
                 self._wait(doors.waits())
         finally:
             doors.stop(lambda: self._wait("the doors stop", may_stop=False), lambda: len(self._signals) > 1)
-            self._counts.calling_s = time.monotonic() - begun
-            self._counts.add_up(door.said for door in doors.doors)
+            self._look_at_doors(doors)
             self._progress.settle()
             self._progress.save()
 
@@ -249,7 +249,7 @@ class _Replay:
         self._counts.stored = max(self._counts.stored, sum(stored.get(door.entry.boot, 0) for door in doors.doors))
         for door in doors.doors:
             told = str(door.said.get("fault") or "")
-            if door.said.get("state") == "ready" and not door.said.get("policies"):
+            if door.said.get("policies") == 0:
                 told = "control has no policy in force, so every call is refused"
             if told and told not in self._told:
                 self._told.add(told)
@@ -262,8 +262,10 @@ class _Replay:
         done = progress.lines_done()
         words = f"{called_as()} replay {shlex.quote(self._args.file)} --resume{home_words(self._home)}"
         where = f"behind line {done:,} of {lines:,}" if self._counts.doors == 1 else f"with {done:,} of {lines:,} lines called"
-        if not self._known:
-            where = "before it is known how many lines were called" if progress.run.doors else "before the first call"
+        if not progress.run.doors:
+            where = "before the first call"
+        elif not self._known:
+            where = "before it is known how many lines were called"
         elif done == lines:
             where = f"with all {lines:,} lines called, before everything was known to be stored"
         print(f"wardline: stopped {where}; to go on: {words}", file=sys.stderr)

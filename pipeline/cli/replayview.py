@@ -38,7 +38,7 @@ class Counts:
     reasons: Counter[str] = field(default_factory=Counter)
     """Of the refused."""
     calling_s: float = 0.0
-    """From the first call until the last was recorded."""
+    """From the first call until the last was recorded, waits included."""
     stored_s: float = 0.0
     """From then until everything was stored."""
     records: int = 0
@@ -67,6 +67,9 @@ class Counts:
         self.allowed = sum(int(door["allowed"]) for door in said)
         self.records = sum(int(door["records"]) for door in said)
         self.reasons = sum((Counter(door["reasons"]) for door in said), Counter[str]())
+        ended = [float(door["ended"]) for door in said if door["ended"]]
+        if ended:
+            self.calling_s = max(ended) - min(float(door["begun"]) for door in said if door["ended"])
 
     def summary(self) -> list[str]:
         """The closing lines."""

@@ -41,9 +41,10 @@ def test_what_is_no_number_of_doors_is_refused(text: str) -> None:
 
 
 def test_the_summary_counts_this_run_and_names_what_was_done_before() -> None:
-    counts = Counts(lines=5000, before=1000, calling_s=2.0, stored_s=0.456)
-    counts.add_up([{}, {"allowed": 1800, "records": 4200, "reasons": {"forbid": 600}},
-                   {"allowed": 1200, "records": 2800, "reasons": {"no-permit": 300, "forbid": 100}}])  # fmt: skip
+    counts = Counts(lines=5000, before=1000, stored_s=0.456)
+    one = {"allowed": 1800, "records": 4200, "reasons": {"forbid": 600}, "begun": 100.0, "ended": 101.5}
+    two = {"allowed": 1200, "records": 2800, "reasons": {"no-permit": 300, "forbid": 100}, "begun": 100.5, "ended": 102.0}
+    counts.add_up([{}, one, two])
     assert counts.summary() == [
         "calls                              4,000",
         "allowed                            3,000",
