@@ -31,6 +31,7 @@ from schemas.process import read_run_file
 from tests.support.home import wait_until
 
 START_S = 30.0
+NOT_ROOT = "only root can become another user"
 
 STEPS = (
     "asked", "before the transaction", "in the transaction", "before the commit", "behind the commit", "behind the log",
