@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
+from schemas.ack import Ack
 from tests.support.home import Wardline, wait_until
 from tests.support.kafka import Kafka
 from tests.support.site import Site
@@ -162,3 +164,34 @@ def test_a_broker_that_is_away_for_a_while_costs_nothing(site: Site, kafka: Kafk
     for partition in range(PARTITIONS):
         site.wait_frontier(host.lane(partition).text, 4)
     assert site.counts() == (320, 320, 16, 16)
+
+
+def test_each_acknowledgement_is_stored_by_one_worker_and_by_the_other_when_that_one_is_gone(site: Site) -> None:
+    host = site.host
+    producer = Producer({"bootstrap.servers": site.broker(), "acks": "all"})
+
+    def say(epoch: int) -> None:
+        now = time.time_ns()
+        ack = Ack(host=host.name, boot="00000001000000bb", state="ready", why="", epoch=epoch, counter=1, policy_digest="",
+                  applied_ns=now, said_ns=now, lag_records=0)  # fmt: skip
+        producer.produce("wardline.acks", ack.encode(host.key.sign), partition=0)
+        assert producer.flush(30) == 0
+
+    def stored() -> list[tuple[object, ...]]:
+        return site.wardline.sql(f"SELECT epoch FROM wardline.acks WHERE host = '{host.name}' ORDER BY epoch")
+
+    def readers() -> list[str]:
+        return [name for name in ("work-1", "work-2") if site.figures(name)["acks"]]
+
+    say(1)
+    wait_until(lambda: stored() == [(1,)], 30, lambda: f"{stored()} {site.wardline.said('work-1')}")
+    wait_until(readers, 5, "one of them has stored it")
+    (first,) = readers()
+    site.kill_worker(first)
+    say(2)
+    wait_until(lambda: stored() == [(1,), (2,)], 40, lambda: f"{stored()} {site.wardline.said('work-2')}")
+    site.wardline.start(first)
+    say(3)
+    wait_until(lambda: stored() == [(1,), (2,), (3,)], 40, lambda: str(stored()))
+    both = "SELECT epoch, count() FROM wardline.control FINAL GROUP BY epoch HAVING count() != 1"
+    assert site.wardline.sql(both) == [], "both have seen every entry, and each is there once"

@@ -99,6 +99,7 @@ class _Worker:
         self._pump: Pump | None = None
         self._registry: Registry | None = None
         self._scribe: Scribe | None = None
+        self._acks: Acks | None = None
         self._beat_at = 0.0
         self._said: dict[str, Any] = {}
         self.clean = True
@@ -147,7 +148,7 @@ class _Worker:
         books = Sink(self._home, self._config, slot=self._slot)
         scribe = self._scribe = Scribe(books, whole=registry.whole)
         registry.tell(scribe)
-        acks = Acks(self._config, slot=self._slot, servers=servers, keys=registry, scribe=scribe, store=books)
+        acks = self._acks = Acks(self._config, slot=self._slot, servers=servers, keys=registry, scribe=scribe, store=books)
         pump = self._pump = Pump(
             self._config, store=Sink(self._home, self._config, slot=self._slot), voice=herald, keys=registry,
             generation=lambda: app.consumer_generation_id, slot=self._slot,
@@ -237,7 +238,7 @@ class _Worker:
             waits_for = pump.waits_for or self._waits_for()
             said |= {"partitions": sorted(pump.assigned), "waits_for": waits_for, **pump.figures.say()}
         if self._registry is not None:
-            said["control"] = self._registry.say()
+            said |= {"control": self._registry.say(), "acks": self._acks.stored if self._acks is not None else 0}
             metrics.CONTROL_EPOCH.set(said["control"]["epoch"])
             metrics.HOSTS.set(said["control"]["hosts"])
         if said != self._said:
