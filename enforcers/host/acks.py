@@ -119,10 +119,11 @@ class Acks:
         self._due = asyncio.Event()
         self._last: Ack | None = None
         self._producer: AIOKafkaProducer | None = None
+        self._stopped = False
 
-    def _now(self, *, stopped: bool = False) -> Ack:
+    def _now(self) -> Ack:
         return self._feed.obey.ack(
-            boot=self._boot, doors=self._doors.look(), lag_records=self._lag(), said_ns=time.time_ns(), stopped=stopped
+            boot=self._boot, doors=self._doors.look(), lag_records=self._lag(), said_ns=time.time_ns(), stopped=self._stopped
         )  # fmt: skip
 
     async def look(self) -> None:
@@ -153,12 +154,24 @@ class Acks:
             self._producer = producer
             while not watch.another():
                 self._due.clear()
-                await asyncio.wait_for(self._send(producer, self._now()), SEND_S)
+                await self._send_while(producer, watch)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._due.wait(), EVERY_S)
         finally:
             self._producer = None
             await stop(producer)
+
+    async def _send_while(self, producer: AIOKafkaProducer, watch: Watch) -> None:
+        """Send, and give up when the broker is gone: the next one would wait as long as this one may be waited for."""
+        sending = asyncio.ensure_future(self._send(producer, self._now()))
+        try:
+            while not sending.done():
+                await asyncio.wait([sending], timeout=RECONNECT_S)
+                if not sending.done() and watch.another():
+                    return
+            sending.result()
+        finally:
+            sending.cancel()
 
     async def _send(self, producer: AIOKafkaProducer, ack: Ack) -> None:
         data = ack.encode(self._sign)
@@ -166,11 +179,12 @@ class Acks:
         SENT.inc()
 
     async def last_word(self) -> None:
-        """Say that nothing more comes from this boot, if that is possible now."""
+        """Say that nothing more comes from this boot, if that is possible now; nothing else is said from here on."""
+        self._stopped = True
         if self._producer is None:
             return
         try:
-            await asyncio.wait_for(self._send(self._producer, self._now(stopped=True)), LAST_S)
+            await asyncio.wait_for(self._send(self._producer, self._now()), LAST_S)
         except (TimeoutError, KafkaError, OSError) as fault:
             log.debug("the last acknowledgement: %s", first_line(fault))
 
