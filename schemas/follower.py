@@ -2,7 +2,8 @@
 
     begin -> joining: messages up to the end of the log, put into order by key and epoch
           -> a heartbeat at the end whose digest is that of what was read: synced
-          -> each later entry is verified by itself; it must be new, or be what is known already
+          -> each later entry is verified by itself; it must be the next one, or be what is known already
+          -> an entry behind a gap: not synced until a heartbeat says that what lies in the gap left nothing behind
           -> a heartbeat whose digest differs: not synced, and the log must be read again from its beginning
 
 While joining, signatures are not checked one by one: the heartbeat's signed digest vouches for all entries at once. Where it
@@ -138,6 +139,9 @@ class Follower:
             raise FrameFault("order", f"entry `{shown(entry.key)}` of epoch {entry.epoch} came behind epoch {self.epoch}")
         if entry.kind == "key":
             _public(entry)
+        if self.synced and entry.epoch > self.epoch + 1:
+            # compacted away, or missing: nobody may say that he has applied this epoch before that is known
+            self.synced, self._strict = False, True
         self._put(sealed)
         return entry
 

@@ -261,16 +261,43 @@ def test_an_old_entry_and_one_out_of_order_are_refused_when_synced() -> None:
     early = Journal(log=journal.log[:6], counter=journal.counter)
     follower = joined(early)
     assert take(follower, old) == "epoch"
+    agent = journal.wire(journal.log[1])
+    assert isinstance(take(follower, journal.wire(journal.log[6])), Entry)
     assert isinstance(take(follower, later), Entry)
-    assert take(follower, skipped) == "order"
-    beat = take(follower, replace_counter(journal, 9))
+    assert take(follower, skipped) is None
+    forgetful = joined(Journal(log=journal.log[:6], counter=journal.counter))
+    assert take(forgetful, agent) == "order"  # of a key whose removal it never read
+
+
+def test_an_entry_behind_a_gap_is_not_believed_before_a_heartbeat_says_that_nothing_is_missing() -> None:
+    """Whoever says that he has applied an epoch has applied all before it."""
+    journal = some()
+    follower = joined(journal)
+    missing, later = journal.put("revocation/agent:x", revocation("x")), journal.put("agent/later", {"owner": "l"})
+    assert isinstance(take(follower, later), Entry)
+    assert not follower.synced
+    beat = take(follower, journal.beat())
     assert isinstance(beat, Beat)
     assert (beat.whole, follower.synced) == (False, False)
+    # it comes after all, or the log is read again
+    assert isinstance(take(follower, missing), Entry)
+    assert isinstance(take(follower, journal.beat()), Beat)
+    assert follower.synced
+    agrees(follower, journal)
 
 
-def replace_counter(journal: Journal, counter: int) -> bytes:
-    journal.counter = counter
-    return journal.beat(counter=counter)
+def test_a_gap_that_left_nothing_behind_ends_with_the_next_heartbeat() -> None:
+    journal = some()
+    follower = joined(journal)
+    journal.put("agent/short", {"owner": "s"})
+    journal.remove("agent/short")
+    assert isinstance(take(follower, journal.put("agent/later", {"owner": "l"})), Entry)
+    assert not follower.synced
+    evil = replace(journal.log[0], key="agent/evil", epoch=99)
+    assert take(follower, evil.encode(CONTROL.key_id, STRANGER.sign)) == "signature"  # checked one by one meanwhile
+    assert isinstance(take(follower, journal.beat()), Beat)
+    assert follower.synced
+    agrees(follower, journal)
 
 
 def test_a_removed_key_does_not_come_back() -> None:

@@ -59,7 +59,8 @@ def make_call(rng: random.Random) -> Call:
     at_host = rng.random() < 0.5
     return Call(
         chain=(*chain, entity_uid("Agent", rng.choice(NAMES))),
-        session=rng.choice(("", *NAMES)), token=rng.choice(("", *HASHES)), key=rng.choice(("", *NAMES)), grant=rng.choice(("", *NAMES)), issuer=rng.choice(("", *NAMES)),
+        session=rng.choice(("", *NAMES)), token=rng.choice(("", *HASHES)), key=rng.choice(("", *NAMES)),
+        grant=rng.choice(("", *NAMES)), issuer=rng.choice(("", *NAMES)),
         host=rng.choice(HOSTS) if at_host else None, tool=None if at_host else rng.choice(TOOLS),
     )  # fmt: skip
 

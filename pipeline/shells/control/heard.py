@@ -94,8 +94,8 @@ class Heard:
         self.hosts[ack.host] = Said(ack, time.monotonic() - max(0.0, ago_s), since)
         self._moved.set()
         self._moved = asyncio.Event()
-        if ack.state == "stale" and "digest" in ack.why and ago_s < 1.0:
-            self._lacking(f"host {ack.host} is stale ({ack.why[:100]})")
+        if ack.state in ("stale", "joining") and "digest" in ack.why and ago_s < 1.0:
+            self._lacking(f"host {ack.host} is {ack.state} ({ack.why[:100]})")
 
     async def run(self) -> None:
         """Listen for ever; returns only by cancellation."""

@@ -5,7 +5,7 @@ journal is an old copy: an entry behind its end that carries our signature was m
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pipeline.core.control import OWN
 from pipeline.shells.control.books import Books
 from pipeline.shells.control.topic import reader, to_end
-from schemas.control import HEARTBEAT, Entry, Sealed, parse_entry
+from schemas.control import HEARTBEAT, Entry, Sealed, leaf_of, parse_entry
 from schemas.errors import FrameFault, OperatorFault
 from schemas.limits import CHUNK_BYTES
 from schemas.topics import Topics
@@ -61,15 +61,19 @@ async def recover(books: Books, options: Mapping[str, Any], topics: Topics, *, e
     found = _Topic()
     keys = _accepted(books)
     limit = None if books.empty else books.opened
+    # made since it was opened, and published by an attempt that seemed to fail
+    made = {leaf_of(payload) for _, payload in await books.after(books.opened, books.log.epoch - books.opened)}
     async with reader(options, topics.control, wait_ms=20) as (consumer, place):
         async for message in to_end(consumer, place):
-            _read(found, message, keys, limit)
+            _read(found, message, keys, limit, made)
     if found.ahead:
         raise OperatorFault(
             f"control/journal.sqlite ends at epoch {books.log.epoch}, but topic `{topics.control}` has `{found.ahead}` of "
             f"epoch {found.epoch}, signed by this control: the journal is an old copy; restore the newest backup of the folder "
             "control, or remove that folder to begin anew without agents and revocations"
         )
+    if limit is None:
+        books.opened = found.epoch  # what is there up to here is of an earlier journal, also when this is tried again
     await books.begin(found.epoch, found.counter)
     await _forget(books, found)
     missing: list[int] = []
@@ -100,7 +104,9 @@ def _accepted(books: Books) -> dict[bytes, Ed25519PublicKey]:
     return {bytes.fromhex(one): Ed25519PublicKey.from_public_bytes(bytes.fromhex(books.keys.public(one))) for one in ids}
 
 
-def _read(found: _Topic, message: Any, keys: Mapping[bytes, Ed25519PublicKey], limit: int | None) -> None:
+def _read(
+    found: _Topic, message: Any, keys: Mapping[bytes, Ed25519PublicKey], limit: int | None, made: Collection[bytes]
+) -> None:
     data, key = message.value, bytes(message.key or b"").decode(errors="replace")
     found.bytes += len(data or b"") + len(key)
     if data is None:
@@ -116,12 +122,13 @@ def _read(found: _Topic, message: Any, keys: Mapping[bytes, Ed25519PublicKey], l
         counter = (entry.value or {}).get("counter")
         if type(counter) is int and counter > found.counter and _ours(sealed, keys):
             found.counter = counter
-            _ahead(found, entry, limit)
+            _ahead(found, entry, None if limit is None else limit + len(made))
         return
     if key != entry.key:
         return  # under another key than its own it hides nothing of ours
     found.last[key] = entry.epoch, sealed.key_id, sealed.leaf if entry.value is not None else b""
-    if (limit is None or entry.epoch > limit) and entry.epoch > found.epoch and _ours(sealed, keys):
+    beyond = limit is None or (entry.epoch > limit and sealed.leaf not in made)
+    if beyond and entry.epoch > found.epoch and _ours(sealed, keys):
         _ahead(found, entry, limit)
 
 

@@ -243,7 +243,7 @@ class Registry:
                 log.warning("control: %s; the log is read again", self.trouble)
                 return False
             self._beat = said
-            if not self._joined:
+            if not self._joined or self._past:  # what came behind a gap was put off until now
                 self._join(follower)
         elif said is not None:
             assert data is not None
