@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-NAMES: Final = ("spool", "decide", "pipeline")
+NAMES: Final = ("spool", "decide", "board", "pipeline")
 
 
 def main(argv: list[str]) -> int:

@@ -14,11 +14,11 @@ from typing import Final, Protocol
 from enforcers.core.call import Call, Decides, decide
 from ext.board import Selectors
 from schemas.errors import AgentFault
-from schemas.records import Decision, Standing
+from schemas.records import Decision
 from schemas.selectors import caller_texts, target_texts
 
-REASONS: Final = {Standing.STALE: "stale", Standing.PAUSED: "paused", Standing.REVOKED: "revoked"}
-"""The reason of a call that the board refuses."""
+REASONS: Final = ("", "stale", "paused", "revoked")
+"""The reason of a call that the board refuses, by its Standing."""
 
 _CACHED: Final = 4096
 
@@ -31,7 +31,7 @@ class Board(Protocol):
         """As of the last check."""
 
     def check(self, caller: Selectors, target: Selectors, /) -> int:
-        """A Standing."""
+        """A `schemas.records.Standing`."""
 
     def unchanged(self) -> bool:
         """Whether the last check still holds."""
@@ -53,8 +53,9 @@ class Gate:
     def decide(self, call: Call) -> Decision:
         """Refuse unless the policies allow it and the board has nothing against it."""
         decision = decide(self.matcher, call)
-        reason = self.stopped(call)
-        return decision if not reason else self._refused(reason)
+        if reason := self.stopped(call):
+            return Decision(reason=reason, policy_digest=self.matcher.digest, epoch=self._board.epoch)
+        return decision
 
     def stopped(self, call: Call) -> str:
         """Why a call must not be done now, whatever was decided before: `revoked`, `paused`, `stale`; empty if it may be.
@@ -62,25 +63,23 @@ class Gate:
         `identity` where it has a name that cannot be said, and so cannot be looked up.
         """
         try:
-            standing = self._board.check(caller_of(call), target_of(call))
+            return REASONS[self._board.check(caller_of(call), target_of(call))]
         except AgentFault:
             return "identity"
-        return "" if standing == Standing.GO else REASONS[Standing(standing)]
 
     def unchanged(self) -> bool:
         """Whether the board is as it was when this gate was asked last, about whatever call: fresh, and nothing has changed."""
         return self._board.unchanged()
 
-    def _refused(self, reason: str) -> Decision:
-        return Decision(reason=reason, policy_digest=self.matcher.digest, epoch=self._board.epoch)
-
 
 def caller_of(call: Call) -> Selectors:
     """What is true of who makes a call."""
     chain = call.chain
-    # one that is too deep may be very long, and must not be kept
-    make = _caller.__wrapped__ if chain.too_deep else _caller
-    return make(chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s)
+    if chain.too_deep:  # it may be very long, and must not be kept
+        return _caller.__wrapped__(
+            chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s
+        )
+    return _caller(chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s)
 
 
 def target_of(call: Call) -> Selectors:

@@ -52,6 +52,8 @@ class Matchers:
         if not wanted:
             self._take(wanted, Matcher(Bundle().encode()))
             return True
+        if self._thread is not None and self._made is None and not wait:
+            return False  # asked with each decision: it must cost nothing until they are ready
         if wanted == self._failed and time.monotonic() < self._again:
             return False
         if wait:
