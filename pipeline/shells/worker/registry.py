@@ -155,7 +155,7 @@ class Registry:
         follower, beat = self._follower, self._beat
         if follower is None or beat is None or not self._joined:
             return None
-        return Whole(entries=follower.entries(), epoch=follower.epoch, time_ns=beat.time_ns, keys=follower.keys)
+        return Whole(entries=follower.entries(), epoch=follower.epoch, time_ns=beat.time_ns, keys=self._keys)
 
     def say(self) -> dict[str, Any]:
         """As the run file has it."""
@@ -262,6 +262,8 @@ class Registry:
             if len(self._past) < PAST_MAX:
                 self._past.append((entry, data))
             return
+        if entry.kind == "key":
+            self._keys = follower.keys
         if entry.kind == "enforcer":
             before = self._hosts.get(entry.name)
             now = _public(entry)
@@ -284,6 +286,7 @@ class Registry:
             if hosts.get(name) != public:
                 self._bury(name, public)
         self._hosts = hosts
+        self._keys = follower.keys
         self._joined = True
         self._again_s = RECONNECT_S
         self._gave_up = False
@@ -329,7 +332,7 @@ class Registry:
         self._saved_at = now
         self._floor = (follower.epoch, follower.counter)
         said = {
-            "form": FORM, "epoch": follower.epoch, "counter": follower.counter, "control": _hex(follower.keys, bytes.hex),
+            "form": FORM, "epoch": follower.epoch, "counter": follower.counter, "control": _hex(self._keys, bytes.hex),
             "hosts": _hex(self._hosts, str), "former": _hex(self._former, str),
         }  # fmt: skip
         write_atomic(self._path, json.dumps(said).encode(), sync=sync)
