@@ -17,7 +17,7 @@
     hosts/NAME/board            what every door reads before it decides (shared memory), with board.tableN
     hosts/NAME/doors/BOOT/seen  what that door has applied (shared memory, one writer)
     hosts/NAME/feed.json        the last epoch and heartbeat that this host accepted, and the keys it then knew
-    faust/SLOT/                 Faust insists on a folder; nothing of ours is in it
+    faust/SLOT/registry.json    the hosts that this worker knows, and how far it has heard control
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
 """
 
