@@ -72,12 +72,16 @@ class Control:
         try:
             status, answer = self._send("GET", path + query, None, ANSWER_S + wait_s)
         except _Cut as fault:
-            raise PeerFault(f"{self.where}: {fault}") from fault
+            hint = "; does control take this certificate (control.client_certificate_file)" if self._config.url else ""
+            raise PeerFault(f"{self.where}: {fault}{hint}") from fault
         return self._checked(status, answer)
 
     def change(self, do: str, **fields: Any) -> Change:
         """Have a change made. Raises as `ask`; Unsettled when the connection broke and it is not in force, or perhaps."""
         name = str(uuid.uuid4())
+        if self._config.url:
+            # a certificate that control does not take breaks the connection behind the question: not behind a change, please
+            self.ask("/status")
         try:
             status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
         except _Cut as fault:
@@ -142,8 +146,6 @@ class Control:
                 link.request(method, path, data, {"Content-Type": "application/json"} if data else {})
                 answer = link.getresponse()
                 text = answer.read()
-            except ssl.SSLError as fault:  # TLS 1.3 refuses a client's certificate only once the question is out
-                raise OperatorFault(f"{self.where}: {_tls(fault)}") from fault
             except TimeoutError as fault:
                 raise _Cut(f"gave no answer within {timeout_s:.0f} s") from fault
             except (OSError, http.client.HTTPException) as fault:
@@ -161,12 +163,14 @@ class Control:
         if not own.url:
             return _Unix(self._home.control_socket, timeout_s)
         host, port = _parts(own.url)
-        if wrong := loose_mode(Path(own.client_key_file)) if own.client_key_file else None:
+        for setting in ("client_certificate_file", "client_key_file"):
+            if not getattr(own, setting):
+                raise OperatorFault(f"control.{setting}: is not set, but control.url is `{own.url}`: control asks who calls")
+        if wrong := loose_mode(Path(own.client_key_file)):
             raise OperatorFault(wrong)
         try:
             context = ssl.create_default_context(cafile=own.client_ca_file or None)
-            if own.client_certificate_file:
-                context.load_cert_chain(own.client_certificate_file, own.client_key_file or None)
+            context.load_cert_chain(own.client_certificate_file, own.client_key_file)
         except (OSError, ssl.SSLError) as fault:
             raise OperatorFault(f"control.client_*_file: cannot be loaded: {fault}") from fault
         return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -241,8 +242,10 @@ def install(home: Home, path: Path, role: str, servers: str | None) -> str:
         raise OperatorFault(f"{key_file}: is another key than that of {path}; remove the one that is wrong")
     for key_id, raw in {} if known else enrolment.control.items():
         write_atomic(private_dir(home.trusted("control")) / f"{key_id}.pub", public_pem(raw))
-    if not home.config.exists():
-        write_atomic(home.config, _toml(enrolment.kafka).encode())
+    load_config(home.config)  # what is there must be right before anything is added to it
+    text = home.config.read_text() if home.config.exists() else ""
+    if "kafka" not in tomllib.loads(text):
+        write_atomic(home.config, (f"{text.rstrip()}\n\n" if text.strip() else "").encode() + _toml(enrolment.kafka).encode())
     _fits(load_config(home.config), enrolment.kafka, home.config, servers)
     return enrolment.name
 

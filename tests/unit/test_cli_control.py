@@ -198,6 +198,15 @@ def test_an_enrolment_makes_a_home_that_knows_its_key_its_control_and_its_broker
         assert load_config(home.config).kafka == KAFKA
 
 
+def test_an_enrolment_adds_its_broker_to_a_configuration_that_names_none(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.root.mkdir()
+    home.config.write_text('[clickhouse]\nurl = "http://here:8123"')
+    assert enrol.install(home, write(tmp_path / "f", role="worker", name="loader"), "worker", None) == "loader"
+    config = load_config(home.config)
+    assert (config.clickhouse.url, config.kafka) == ("http://here:8123", KAFKA)
+
+
 def test_an_enrolment_is_for_one_role(tmp_path: Path) -> None:
     file = write(tmp_path / "f", role="worker")
     with pytest.raises(OperatorFault, match=r"f: enrols a worker: run `wardline work --enrol` with it$"):

@@ -193,3 +193,11 @@ def test_an_address_of_control_that_is_none_is_refused(home: Home, url: str, cap
     said = capsys.readouterr().err
     assert "control.url: " in said
     assert "planted" not in said
+
+
+def test_no_change_goes_out_without_a_certificate(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.config.write_text('[control]\nurl = "https://here:1"\nclient_certificate_file = "/desk.pem"\n')
+    assert main(["resume", "--home", str(home.root)]) == 2
+    assert capsys.readouterr().err == (
+        "wardline: control.client_key_file: is not set, but control.url is `https://here:1`: control asks who calls\n"
+    )
