@@ -1,5 +1,6 @@
 """A broker, a control made of plain code, and one real host: what its board says, what it refuses, what it acknowledges."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -12,7 +13,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ext.board import BoardReader, Selectors
+from pipeline.shells.topics import ensure_topics
 from schemas.ack import Ack, parse_ack
+from schemas.config import Config
+from schemas.config import Kafka as KafkaSection
 from schemas.control import Verify
 from schemas.keys import own_key, pinned
 from schemas.process import read_run_file
@@ -35,7 +39,10 @@ class Fed:
 
     def __enter__(self) -> "Fed":
         try:
-            if not self.wardline.kafka:
+            if self.wardline.kafka:
+                config = Config(kafka=KafkaSection(servers=self.wardline.kafka))
+                asyncio.run(ensure_topics(self.home, config))
+            else:
                 self.wardline.start("broker")
             self.control.__enter__()
             self.control.enrol(HOST)
