@@ -17,6 +17,9 @@ from schemas.records import Standing
 LOOK_S: Final = 0.005
 """How often a door that has no call looks at the board: what `revoke` waits for an idle door."""
 
+LATE_S: Final = 2.0
+"""How long policies may decide that were the wanted ones and are not, while the new ones are made ready."""
+
 
 class Obeyed:
     """One door's view of its host's board."""
@@ -33,12 +36,15 @@ class Obeyed:
         """Of nobody in particular, at the last look: GO, STALE or PAUSED."""
         self._seen = SeenWriter(str(folder))
         self._said: tuple[int, bytes | None] | None = None
+        self._agreed = 0.0
+        """When the policies in use last were those that a board had that was not stale."""
+        self._late = False
         self._nobody = Selectors(())
 
     @property
     def may_decide(self) -> bool:
-        """Whether there is something to decide by: the board was fresh once, and its policies were ready."""
-        return self.matchers.policy is not None
+        """Whether there is something to decide by: the board was fresh once, and its policies are ready, or will soon be."""
+        return self.matchers.policy is not None and not self._late
 
     def look(self, *, wait: bool = False) -> Standing:
         """Read the board without a call, then `follow`. With `wait`, new policies are made ready at once, here."""
@@ -51,15 +57,20 @@ class Obeyed:
         """After a check that was not STALE: take the board's policies if they are ready, and acknowledge what is new.
 
         Returns whether anything was; then what was decided before must be decided again before it is recorded. A stale board
-        is not followed: perhaps another host has just begun to write it.
+        is not followed: perhaps another host has just begun to write it. A door that stood still, or whose board was stale,
+        may find that its policies are not wanted since long: then it decides nothing before the others are ready.
         """
-        board, matchers = self.board, self.matchers
+        board, matchers, now = self.board, self.matchers, time.monotonic()
         if self._said == (board.epoch, board.policy):
+            self._agreed = now
             return False
         matchers.follow(board.policy, wait=wait)
+        if matchers.policy == board.policy:
+            self._agreed = now
+        was, self._late = self._late, now - self._agreed > LATE_S
         said = (board.epoch, matchers.policy)
         if said == self._said or matchers.policy is None:
-            return False
+            return was != self._late
         self.gate.matcher = matchers.current
         self._seen.write(board.epoch, matchers.policy, time.time_ns())
         self._said = said
