@@ -96,7 +96,8 @@ FROM
 );
 
 -- Each entry of the log, and how long the slowest of those that lived then took to apply it. A host stands for itself while it has
--- no door. `waiting` counts those that live and have not said so yet. Of a policy, applied is when it was decided by.
+-- no door; who has applied nothing yet has just started. `waiting` counts those that live and have not said so yet. Of a policy,
+-- applied is when it was decided by.
 CREATE OR REPLACE VIEW {database}.epochs AS
 WITH
     step AS
@@ -105,7 +106,7 @@ WITH
             lagInFrame(epoch, 1, toUInt64(0)) OVER w AS before,
             row_number() OVER w AS number
         FROM {database}.acks
-        WHERE state IN ('ready', 'stale') AND (door != '' OR doors = 0)
+        WHERE epoch > 0 AND state IN ('ready', 'stale') AND (door != '' OR doors = 0)
         WINDOW w AS (PARTITION BY host, host_boot, door ORDER BY epoch, applied, said ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
     ),
     entry AS

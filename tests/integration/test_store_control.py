@@ -106,7 +106,7 @@ def test_each_epoch_names_its_slowest_door_and_how_many_wait(store: Store) -> No
         # this one was away while 2 and 3 came, has 5 without its policies, and has not said 6
         word("d2", 1, 11), word("d2", 4, 240), word("d2", 5, 303), word("d2", 5, 380, digest=NEW),
         # this one came late: what was there before is not its to be slow with
-        word("d3", 4, 290), word("d3", 5, 310, digest=NEW), word("d3", 6, 402, digest=NEW),
+        word("d3", 0, 280, digest=""), word("d3", 4, 290), word("d3", 5, 310, digest=NEW), word("d3", 6, 402, digest=NEW),
         # a host without doors stands for itself
         word("", 1, 1, host="enforce-2", doors=0), word("", 2, 101, host="enforce-2", doors=0),
         word("", 6, 403, host="enforce-2", doors=0, digest=NEW),
