@@ -89,6 +89,7 @@ class Controlled:
     def __init__(self, root: Path, *, kafka: str = "", config: str = "") -> None:
         self.home = Home(root)
         self.kafka = kafka
+        self.topic = "wardline.control"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = (f'[kafka]\nservers = "{kafka}"\n' if kafka else "") + config
         self.home.config.write_text(text)
@@ -169,9 +170,9 @@ class Controlled:
             found[key_id_of(public)] = public
         return found
 
-    def read(self, topic: str = "wardline.control") -> list[Any]:
-        """Every message of a topic."""
-        return asyncio.run(_messages(self.servers(), topic))
+    def read(self, topic: str = "") -> list[Any]:
+        """Every message of a topic, by default of the control log."""
+        return asyncio.run(_messages(self.servers(), topic or self.topic))
 
     def follower(self, pins: dict[bytes, bytes] | None = None, *, strict: bool = False) -> tuple[Follower, Beat | None]:
         """Whoever joins now: reads the topic from its beginning to its end."""

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from pipeline.core.control import OWN, Change, Log
+from pipeline.core.standing import HISTORY_MAX
 from pipeline.shells.control.journal import Answer, Journal
 from pipeline.shells.control.keyring import Keyring
 from schemas.control import MAGIC
@@ -171,7 +172,7 @@ class Books:
     def _commit(self, change: Change, request_id: str, request: str, bundle: bytes | None) -> list[tuple[int, str, bytes]]:
         key_id, sign = self.keys.key_id, self.keys.sign
         seals = [key_id + sign(MAGIC + payload) for payload in change.payloads]
-        kept = [one.digest for one in self.log.policies][1:]
+        kept = [one.digest for one in self.log.policies[1 - HISTORY_MAX :]]
         self._journal.commit(change, seals, request_id=request_id, request=request, bundle=bundle, kept=kept)
         made = zip(change.entries, seals, change.payloads, strict=True)
         return [(entry.epoch, entry.key, MAGIC + seal + payload) for entry, seal, payload in made]

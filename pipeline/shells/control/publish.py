@@ -44,7 +44,8 @@ AGAIN_S: Final = 10.0
 """The whole state is sent again for a host that lacks something at most this often."""
 
 AGAIN_BYTES_MAX: Final = 2 * MIB
-AGAIN_BYTES_MIN: Final = MIB // 16
+"""Bytes behind the whole state until it is sent again, on the embedded broker."""
+
 KEPT_BYTES: Final = 4 * MIB + MIB // 2
 """What the embedded broker surely keeps of a partition: it drops the oldest batches above 5 MiB."""
 
@@ -70,6 +71,7 @@ class Publisher:
         self._config = config
         self._books = books
         self._embedded = embedded_broker(config)
+        self._part = PART // 5 if self._embedded else PART
         self._topics = Topics(config.kafka.prefix)
         self._identity: object = None
         self._given = 0
@@ -80,7 +82,7 @@ class Publisher:
         self._again_open = False
         """Whether some of what was sent again may not be in the topic."""
         self._since = 0
-        """Bytes since the whole state was last sent."""
+        """Bytes since the whole state was last begun."""
         self._tombs: deque[tuple[float, str]] = deque()
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
@@ -215,15 +217,16 @@ class Publisher:
                 looked = now
                 if self._look()[1] != identity:
                     raise PeerFault("the broker is a new one")
-            if self._books.log.epoch > self._given:
-                last = min(self._books.log.epoch, self._given + PART)
+            if self._embedded and not self._again and self._since > self._room():
+                self._again_all()
+            # on the embedded broker nothing may come in between: what is live must fit into what it keeps
+            if self._books.log.epoch > self._given and not (self._embedded and self._again):
+                last = min(self._books.log.epoch, self._given + self._part)
                 await self._send(producer, session, list(range(self._given + 1, last + 1)), bundle=True)
                 self._given = last
             elif self._again:
-                part = [self._again.popleft() for _ in range(min(PART, len(self._again)))]
+                part = [self._again.popleft() for _ in range(min(self._part, len(self._again)))]
                 await self._send(producer, session, [epoch for epoch in part if epoch <= self._given], bundle=False)
-            if self._embedded and not self._again and self._since > self._room():
-                self._again_all()
             if now >= beat_at and self._given == self._books.log.epoch:
                 beat_at = now + every
                 await self._beat(producer, session)
@@ -236,9 +239,9 @@ class Publisher:
                 await session.room(OUTSTANDING_MAX)
 
     def _room(self) -> int:
-        """Bytes that may come behind the whole state until it is sent again: it and the next one must be kept meanwhile."""
+        """Bytes from the beginning of the whole state until it is sent again: both must be kept until the second is there."""
         whole = self._books.log.live_bytes + RECORD_BYTES * self._books.log.live
-        return max(AGAIN_BYTES_MIN, min(AGAIN_BYTES_MAX, KEPT_BYTES - 2 * whole))
+        return min(whole + AGAIN_BYTES_MAX, KEPT_BYTES - whole)
 
     async def _send(self, producer: Any, session: "_Session", epochs: list[int], *, bundle: bool) -> None:
         self._since += BATCH_BYTES
