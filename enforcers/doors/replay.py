@@ -67,8 +67,11 @@ class ReplayDoor:
         if decision.verdict is not Verdict.ALLOW:
             return decision
         self.open = True
-        while (why := self._gate.stopped(call)) == STALE:
+        # nobody has asked the gate about anything else since this call was decided
+        why = "" if self._gate.unchanged() else self._gate.stopped(call)
+        while why == STALE:
             self._rest(WAITS_FRESH, may_stop=False)
+            why = self._gate.stopped(call)
         if why:
             # recorded as allowed, then revoked: it is not made, and its last word says so
             self._end(call, seq, withdrawn(why, said.time_ns))
