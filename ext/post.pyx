@@ -30,7 +30,7 @@ cdef class BoardWriter:
         cdef Segment before, head
         cdef uint8_t* at
         self._path, self.boot = path, boot
-        self._slots_min = self._slots_for(0, max(slots, SLOTS_MIN))
+        self._slots_min = self._slots_for(0, max(slots, <uint64_t>SLOTS_MIN))
         before = old_file(path, b"WLBOARD1", HEAD_BYTES, True)
         if before is not None:
             store_word_release(before.base + AT_FRESH, 0)  # its readers look for ours now, and not when its time is over

@@ -117,6 +117,7 @@ def test_what_was_clean_on_one_board_is_asked_again_on_another_of_the_same_gener
     revoke(two, "agent:a")
     assert one.generation == two.generation
     for _ in range(3):
+        assert [door.check(of("agent:c"), NOBODY) for door in doors] == [Standing.GO, Standing.GO]
         assert [door.check(who, NOBODY) for door in doors] == [Standing.GO, Standing.REVOKED]
 
 

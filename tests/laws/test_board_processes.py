@@ -57,6 +57,24 @@ def test_no_reader_ever_sees_half_of_a_change(tmp_path: Path) -> None:
             one.kill()
 
 
+def test_what_a_stale_board_names_is_of_one_state_too(tmp_path: Path) -> None:
+    states, writer = 20_000, board(tmp_path)
+    writer.fresh(0)
+    _, epoch, policy = state(0)
+    writer.replace((), epoch=epoch, paused=False, policy=policy)
+    readers = race(tmp_path, "stale", states)
+    try:
+        for number in range(1, states + 1):
+            _, epoch, policy = state(number)
+            writer.change((), (), epoch=epoch, paused=False, policy=policy)
+            if number % 200 == 0:
+                time.sleep(0.001)
+        assert [finish(one) for one in readers] == ["agreed"] * READERS
+    finally:
+        for one in readers:
+            one.kill()
+
+
 def test_the_table_grows_under_its_readers(tmp_path: Path) -> None:
     entries, writer = 20_000, board(tmp_path)
     writer.replace((), epoch=0, paused=False, policy=b"")

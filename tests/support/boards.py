@@ -110,6 +110,18 @@ def see_halves(folder: Path, states: int) -> None:
     print("agreed", flush=True)
 
 
+def see_stale(folder: Path, states: int) -> None:
+    """What a board that is never fresh says is one state too: a door makes ready the policies that it names."""
+    board, seen = reader(folder), [0, 0]
+    (folder / f"ready-{os.getpid()}").touch()
+    while board.epoch < states:
+        assert board.check(NOBODY, NOBODY) == Standing.STALE
+        assert board.policy == bytes([board.epoch % 2]) * 32
+        seen[board.epoch % 2] += 1
+    assert min(seen) > 0, seen
+    print("agreed", flush=True)
+
+
 def see_growth(folder: Path, entries: int) -> None:
     """The writer revokes `agent:N` as epoch N: what the board says of any agent follows from its epoch."""
     board = reader(folder)
@@ -167,5 +179,5 @@ def hear(folder: Path, words: int) -> None:
 
 if __name__ == "__main__":
     what, where, *rest = sys.argv[1:]
-    run = {"halves": see_halves, "growth": see_growth, "churn": churn, "say": say, "hear": hear}[what]
+    run = {"halves": see_halves, "stale": see_stale, "growth": see_growth, "churn": churn, "say": say, "hear": hear}[what]
     run(Path(where), *map(int, rest))
