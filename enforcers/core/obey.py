@@ -3,6 +3,7 @@
     begin                                  the log is read from its beginning; the board keeps what it has
     a heartbeat that agrees, not synced    the board gets the whole state in one step
     an entry, synced                       the board gets it at once
+    an entry behind a gap                  the board gets it, and keeps its epoch until a heartbeat agrees
     a heartbeat that agrees                once its counter is on the disk: the board is fresh until it was written + stale_ns
     a heartbeat that does not agree        `broken`: begin again; the board keeps what it has while that is fresh
     anything refused                       counted; nothing changes
@@ -130,6 +131,8 @@ class Obey:
         """When the last of those that are on the disk was written."""
         self._refusal = ""
         self._differs = False
+        self._gap = False
+        """Entries are verified and obeyed, but something may lie between them and the epoch that is acknowledged."""
         self._unfit = ""
         """Why the board lacks something."""
 
@@ -165,7 +168,7 @@ class Obey:
     def begin(self) -> None:
         """The log is read from its beginning."""
         self.follower.begin()
-        self.broken = False
+        self.broken = self._gap = False
 
     def message(self, data: bytes | None, *, at_end: bool, written_ns: int, wall_ns: int) -> None:
         """One message of the log; `at_end` as for `Follower.take`.
@@ -180,13 +183,15 @@ class Obey:
             self._refusal = str(fault)
             raise
         if isinstance(got, Entry):
-            if self.follower.synced:
+            self._gap = self._gap or (was and not self.follower.synced)
+            if self.follower.synced or self._gap:
                 self._apply(got, wall_ns)
         elif got is not None:
             self._beat(got, was, written_ns, wall_ns)
 
     def _beat(self, beat: Beat, was: bool, written_ns: int, wall_ns: int) -> None:
         self._differs = not beat.whole
+        self._gap = False
         if not beat.whole:
             self.broken = True
             return
@@ -226,7 +231,7 @@ class Obey:
                 revoke.append((entry.name, _not_before(entry)))
         else:
             self._note(entry)
-            if entry.kind == "key":
+            if entry.kind == "key" and not self._gap:
                 self._keys = self._named_keys()
         self._refile()
         self._change(revoke, lift, wall_ns)
@@ -252,14 +257,14 @@ class Obey:
             self.policy = ""
 
     def _change(self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], wall_ns: int) -> None:
+        epoch = self.epoch if self._gap else self.follower.epoch
         try:
-            self._board.change(
-                revoke, lift, epoch=self.follower.epoch, paused=self.paused, policy=bytes.fromhex(self.policy)
-            )  # fmt: skip
+            self._board.change(revoke, lift, epoch=epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
         except PeerFault as fault:
             self._fail(fault)
             return
-        self.epoch, self.applied_ns = self.follower.epoch, wall_ns
+        if epoch > self.epoch:
+            self.epoch, self.applied_ns = epoch, wall_ns
 
     def _fail(self, fault: PeerFault) -> None:
         """The board could not be changed and is stale: the whole state is read and given to it again."""

@@ -75,6 +75,31 @@ def test_an_entry_is_on_the_board_at_once_and_needs_no_heartbeat() -> None:
     assert (host.board.revoked, host.board.epoch) == ({}, 3)
 
 
+def test_an_entry_behind_a_gap_is_obeyed_at_once_and_acknowledged_when_the_gap_is_known_to_be_empty() -> None:
+    host = ready()
+    host.hear(host.journal.put("revocation/agent:a", revocation("a")))
+    applied = host.obey.applied_ns
+    host.journal.put("agent/b", {"owner": "o"})
+    host.journal.remove("agent/b")
+    host.later(9).hear(host.journal.put("revocation/agent:c", revocation("c")), host.journal.remove("revocation/agent:a"))
+    assert (host.board.revoked, host.board.epoch, host.ack().epoch) == ({"agent:c": 0}, 2, 2)
+    assert host.obey.applied_ns == applied
+    host.hear(host.journal.beat())
+    assert (host.board.revoked, host.board.epoch, host.ack().epoch) == ({"agent:c": 0}, 6, 6)
+    assert host.obey.state == "ready"
+
+
+def test_a_gap_with_something_in_it_is_not_acknowledged() -> None:
+    host = ready()
+    missed = host.journal.put("revocation/agent:a", revocation("a"))
+    host.hear(host.journal.put("revocation/agent:b", revocation("b")), host.journal.beat())
+    assert (host.board.revoked, host.ack().epoch, host.obey.broken) == ({"agent:b": 0}, 1, True)
+    host.obey.begin()
+    first, _, last = map(host.journal.wire, host.journal.log)
+    host.hear(first, missed, last, host.journal.beat())
+    assert (host.board.revoked, host.ack().epoch, host.obey.state) == ({"agent:a": 0, "agent:b": 0}, 3, "ready")
+
+
 def test_pause_and_resume_are_on_the_board_at_once() -> None:
     host = ready()
     host.hear(host.journal.put("pause", {"reason": "fire"}))
