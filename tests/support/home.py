@@ -142,7 +142,7 @@ class Wardline:
         if wait:
             path = self.home.run_file("up")
             wait_until(
-                lambda: process.poll() is not None or (read_run_file(path) or {}).get("state") == "ready",
+                lambda: process.poll() is not None or _is_ready(read_run_file(path), process.pid),
                 READY_S, lambda: f"up is ready; it said {self.said('up')}",
             )  # fmt: skip
             assert process.poll() is None, f"up ended with {process.returncode}: {self.said('up')}"
@@ -241,6 +241,11 @@ class Wardline:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _is_ready(said: dict[str, Any] | None, pid: int) -> bool:
+    """Whether it is this process that says so, and not one before it that was killed."""
+    return said is not None and said["pid"] == pid and said["state"] == "ready"
 
 
 def names(processes: Sequence[dict[str, Any]]) -> list[str]:
