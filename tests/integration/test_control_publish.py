@@ -18,7 +18,7 @@ from schemas.bundle import parse_bundle
 from schemas.control import Entry, key_id_of, parse_entry
 from schemas.limits import CHUNK_BYTES, EMBEDDED_LOG_BYTES_MAX, MIB
 from tests.integration.test_control_api import ack, say
-from tests.support.controlling import Controlled
+from tests.support.controlling import BURY_SOON, Controlled
 from tests.support.home import wait_until
 from tests.support.kafka import Kafka
 
@@ -382,6 +382,28 @@ def test_entries_of_strangers_are_removed_and_our_own_come_back(kafka: Kafka, tm
         last = {one.key.decode(): one.value for one in home.read() if one.value}
         assert parse_entry(last["revocation/session:evil"]).entry.value is None
         assert parse_entry(last["revocation/session:s2"]).entry.value is not None
+        assert next(one for one in reversed(home.read()) if one.key == b"revocation/session:s3").value is not None
+
+
+def test_a_removed_key_leaves_kafka_for_good_after_a_while(kafka: Kafka, tmp_path: Path) -> None:
+    with Controlled(tmp_path / "home", kafka=kafka.address, config=f"prefix = \"three.\"\n{FAST}") as home:
+        home.topic = "three.control"
+        home.start(step=BURY_SOON)
+        fill(home, 3)
+        home.client.change("unrevoke", kind="session", name="s1")
+        home.client.change("unrevoke", kind="session", name="s2")
+        home.client.change("revoke", kind="session", name="s2", reason="again")
+
+        def buried() -> set[bytes]:
+            return {one.key for one in home.read() if one.value is None}
+
+        assert buried() == set(), "at first every reader hears of it"
+        wait_until(lambda: buried() == {b"revocation/session:s1"}, 10, "what is not live is buried, and nothing else")
+        home.kill()
+        home.start(step=BURY_SOON)
+        assert names(home.joined(strict=True)) == {"session:s0", "session:s2"}
+        time.sleep(2)
+        assert sum(one.value is None for one in home.read()) == 1, "it is buried once"
 
 
 def test_control_goes_on_when_kafka_comes_back(kafka: Kafka, tmp_path: Path) -> None:
