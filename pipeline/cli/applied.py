@@ -3,12 +3,14 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.cli.controlclient import Change, Control
+from pipeline.cli.controlclient import POLL_S, SETTLE_S, Change, Control, Unsettled
 from schemas.config import Config
+from schemas.errors import PeerFault
 
 NS_PER_MS: Final = 1_000_000
 
@@ -78,8 +80,7 @@ def report(
     if not args.json:
         print(f"{said} as epoch {change.epoch}", flush=True)
     limit_s = args.timeout or float(config.control.ack_s)
-    made_ns = int(control.audit(change.epoch - 1, 1)[0]["time_ns"])
-    hosts = control.ask("/acks", epoch=change.epoch, policy=digest, wait_s=limit_s)["hosts"]
+    made_ns, hosts = _ask(control, change.epoch, digest, limit_s)
     doors = [door for host in hosts if host["expected"] for door in standings(host)]
     late = [door for door in doors if not door.has(change.epoch, digest)]
     if args.json:
@@ -95,6 +96,19 @@ def report(
         names = ", ".join(door.name for door in late)
         print(f"wardline: not acknowledged within {limit_s:g} s: {names}", file=sys.stderr)
     return int(bool(late))
+
+
+def _ask(control: Control, epoch: int, digest: str, limit_s: float) -> tuple[int, list[dict[str, Any]]]:
+    """When a change was made, and the hosts once all obey, or after `limit_s`; asked again while control is started again."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            made_ns = int(control.audit(epoch - 1, 1)[0]["time_ns"])
+            return made_ns, control.ask("/acks", epoch=epoch, policy=digest, wait_s=limit_s)["hosts"]
+        except PeerFault as fault:
+            if time.monotonic() > deadline:
+                raise Unsettled(f"{fault}; epoch {epoch} is in force, who obeys it already is unknown") from fault
+            time.sleep(POLL_S)
 
 
 def _ms(door: Standing, made_ns: int) -> float:

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli import agent, applied, enrol, revoke
 from pipeline.cli.common import table
-from pipeline.cli.controlclient import Change
+from pipeline.cli.controlclient import Change, Unsettled
 from pipeline.cli.main import build_parser
 from pipeline.core import requests
 from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
-from schemas.errors import OperatorFault
+from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.keys import parse_private, pinned, raw_public
 
@@ -136,6 +136,33 @@ def test_each_door_is_shown_with_its_time_and_a_host_without_one_answers_for_its
         f"  enforce-1 door {'b' * 16}  0 ms",
         f"  enforce-2{' ' * 22}  1 ms",
     ]
+
+
+def test_a_change_that_is_in_force_is_called_that_though_control_has_gone(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(Hosts):
+        def audit(self, after: int, limit: int) -> list[dict[str, Any]]:
+            raise PeerFault("control is not up")
+
+    monkeypatch.setattr(applied, "SETTLE_S", 0.3)
+    with pytest.raises(Unsettled, match="^control is not up; epoch 5 is in force, who obeys it already is unknown$"):
+        told(capsys, Gone())
+
+
+def test_control_is_asked_again_while_it_is_started_again(capsys: Capture) -> None:
+    class Again(Hosts):
+        asked = 0
+
+        def audit(self, after: int, limit: int) -> list[dict[str, Any]]:
+            self.asked += 1
+            if self.asked < 3:
+                raise PeerFault("control is not up")
+            return super().audit(after, limit)
+
+    control = Again(host("enforce-1"))
+    assert told(capsys, control)[0] == 0
+    assert control.asked == 3
 
 
 def test_a_door_that_is_late_is_named_and_the_exit_code_is_1(capsys: Capture) -> None:
