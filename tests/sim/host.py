@@ -9,10 +9,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from enforcers.host import clients
 from enforcers.host.engine import Engine
 from enforcers.host.link import Link
 from schemas.config import Config
 from schemas.home import Home
+from schemas.keys import Trust
 from schemas.process import Lock
 from schemas.records import make_boot
 from tests.sim.kafka import BUDGET_BYTES, Broker, Producer
@@ -22,6 +24,17 @@ from tests.sim.story import Died, Story
 NAME = "enforce-1"
 SENT_AT_ONCE = 64
 """Frames that a producer has in hand at most, as in the shipped link."""
+
+
+class _Pinned:
+    """What control has registered in this story: whoever has a key in the home."""
+
+    def __init__(self, home: Home) -> None:
+        self.verifier = Trust(home.trusted("workers")).verifier
+
+    def registered(self, host: str, key: str) -> bool:
+        """Every host is."""
+        return True
 
 
 class Host:
@@ -45,7 +58,7 @@ class Host:
         except BaseException:
             lock.release()
             raise
-        self._link = Link(home, config, lambda: [self.engine])
+        self._link = Link(home, config, clients.Broker(home, config), _Pinned(home), lambda: [self.engine])
         self._producer: Producer | None = None
         self._known_broker: int | None = None
         story.tell(f"host {boot:016x} starts with {self.engine.lanes.unstored()} frames in the outbox")
