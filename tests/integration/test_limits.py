@@ -44,7 +44,9 @@ def _metric(address: str, name: str) -> float:
 def test_a_forged_stored_is_refused_and_counted_and_the_outbox_is_kept(wardline: Wardline) -> None:
     """Signed by nobody, by a stranger under a worker's name, by a worker for frames that the lane does not have."""
     install_policies(wardline)
+    worker = own_key(wardline.home, "workers", "work-1")  # which control registers
     wardline.start("broker")
+    wardline.start("control")
     replay = wardline.popen("replay", str(EXAMPLES / "calls.jsonl"))
     path = wardline.home.run_file("replay-1")
     wait_until(lambda: (read_run_file(path) or {}).get("sent", 0) > 1_800, 60, lambda: wardline.said("replay"))
@@ -52,7 +54,6 @@ def test_a_forged_stored_is_refused_and_counted_and_the_outbox_is_kept(wardline:
     assert host is not None
     boxes = sorted((wardline.home.host("replay-1") / "outbox").glob("*.box"))
     assert boxes
-    worker = own_key(wardline.home, "workers", "work-1")
     broker = read_run_file(wardline.home.run_file("broker"))
     assert broker is not None
     producer = Producer({"bootstrap.servers": broker["address"]})
