@@ -186,9 +186,9 @@ class Door:
         self.writer.fresh(time.monotonic_ns() + FRESH_NS)
 
     def one(self, number: int) -> None:
-        self.gate.matcher = self.matchers.current
         self.gate.decide(self.calls[number % len(self.calls)])
         self.matchers.follow(self.board.policy)
+        self.gate.matcher = self.matchers.current
 
     def run(self, pace_s: float, until: Callable[[], bool]) -> list[int]:
         """Nanoseconds of each decision, or since each was due."""

@@ -36,7 +36,8 @@ cdef extern from *:
     void fence_acquire "WL_FENCE_ACQUIRE"() noexcept nogil
     void fence_release "WL_FENCE_RELEASE"() noexcept nogil
     uint64_t now_ns "WL_NOW"() noexcept nogil
-    # Behind `now_ns` by one tick of the kernel at most (1 to 10 ms), never ahead of it; a fifth of its price.
+    # Never ahead of `now_ns`, behind it by a tick of the kernel (1 to 10 ms; longer only where the tick itself is late, on a
+    # machine that stands still), at a fifth of its price.
     uint64_t now_coarse_ns "WL_NOW_COARSE"() noexcept nogil
     void rest_20_us "wl_rest"() noexcept nogil
     void spin "WL_SPIN"() noexcept nogil

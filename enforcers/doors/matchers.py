@@ -24,6 +24,9 @@ AGAIN_S: Final = 1.0
 SWITCH_S: Final = 0.0005
 """How soon a thread that builds gives way to the one that decides: with Python's own 5 ms a call would wait as long."""
 
+LET_GO_S: Final = 0.05
+"""How long the policies from before stay when others have taken their place: until no call is being decided by them."""
+
 
 class Matchers:
     """`current` permits nothing until a first `follow` has found policies; nothing should be decided before."""
@@ -79,6 +82,7 @@ class Matchers:
         self.current, self.policy, self.fault = matcher, wanted, ""
 
     def _build_beside(self, wanted: bytes) -> None:
+        old = self.current
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, SWITCH_S))
         try:
@@ -86,7 +90,13 @@ class Matchers:
         finally:
             sys.setswitchinterval(before)
         with self._guard:
-            self._made = (wanted, made)
+            self._made = mine = (wanted, made)
+        # The old ones are let go here, when nobody decides by them any more: they are thousands of pieces, and whoever lets go
+        # of the last hold on them waits until all are freed.
+        while self._made is mine:
+            time.sleep(LET_GO_S)
+        time.sleep(LET_GO_S)
+        del old, made, mine
 
     def _build(self, wanted: bytes) -> Matcher | OperatorFault:
         path = self._folder / f"{wanted.hex()}.json"
