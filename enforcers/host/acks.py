@@ -122,6 +122,7 @@ class Acks:
         self._stopped = False
 
     def _now(self) -> Ack:
+        self._feed.obey.tick(time.monotonic_ns())
         return self._feed.obey.ack(
             boot=self._boot, doors=self._doors.look(), lag_records=self._lag(), said_ns=time.time_ns(), stopped=self._stopped
         )  # fmt: skip

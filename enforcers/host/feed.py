@@ -91,6 +91,7 @@ class Feed:
         self._asked: deque[tuple[int, int]] = deque()
         self._spoken: dict[str, float] = {}
         self._differed = 0
+        self._logged = "joining"
         self._bundles_refused: dict[str, int] = {}
         self._verifiers: dict[bytes, Verify] = {}
         self._floors = parse_floors(self._path.read_bytes(), str(self._path)) if self._path.exists() else None
@@ -275,9 +276,9 @@ class Feed:
 
     def _look(self) -> None:
         now = time.monotonic_ns()
-        before = self.obey.state
         self.obey.tick(now)
-        if self.obey.state != before:
+        if self.obey.state != self._logged:
+            self._logged = self.obey.state
             log.info("control: %s at epoch %d%s", self.obey.state, self.obey.epoch, f": {w}" if (w := self.obey.why) else "")
         EPOCH.set(self.obey.epoch)
         COUNTER.set(self.obey.follower.counter)

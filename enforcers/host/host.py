@@ -97,11 +97,11 @@ class _Host:
         doors = Doors(self._home.host(self._name) / "doors", own.ended)
         acks = Acks(broker, feed, doors, boot=self._boot, sign=own.sign, lag=own.lag)
         link = Link(self._home, self._config, broker, feed, lambda: list(self._engines.values()))
-        jobs = [feed.run(), feed.keep(), finder.run(), acks.look(), acks.publish(), link.send(), link.hear(), self._seal(link),
-                self._say_all()]  # fmt: skip
+        jobs = [finder.run(), acks.look(), acks.publish(), link.send(), link.hear(), self._seal(link), self._say_all()]
         if self._adopt:
             jobs.append(self._adopt_all())
-        tasks = [asyncio.create_task(job) for job in jobs]
+        obeying = [asyncio.create_task(job) for job in (feed.run(), feed.keep())]
+        tasks = [*obeying, *(asyncio.create_task(job) for job in jobs)]
         log.info("host %s boot %016x joins at epoch %d", self._name, self._boot, feed.obey.kept_epoch)
         stopping = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -113,6 +113,8 @@ class _Host:
             else:
                 log.warning("not everything is stored after %d s: the outbox is kept for the next start", STOP_S)
             # nobody tells the doors anything from now on, so they decide nothing more
+            for task in obeying:
+                task.cancel()
             board.fresh(0)
             await acks.last_word()
         for task in tasks:
