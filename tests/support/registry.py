@@ -44,6 +44,9 @@ class Log:
         self.reads += 1
         self._at = 0
 
+    def seek(self, _: TopicPartition, offset: int) -> None:
+        self._at = offset
+
     async def getmany(self, partition: TopicPartition, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while self._at >= len(self.messages) - self.hidden:

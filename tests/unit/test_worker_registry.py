@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -201,6 +202,41 @@ async def test_the_last_registry_counts_while_control_is_away_and_what_was_remov
     bench.log.append(bench.journal.beat(epoch=2))
     await until(lambda: bench.follower.refused.get("epoch"))
     assert bench.registry.key_of("gone") is None
+
+
+@script
+async def test_a_consumer_that_brings_nothing_is_replaced_and_the_next_goes_on_where_it_was(bench: Bench) -> None:
+    first, second = Host("first"), Host("second")
+    bench.say(registered(bench.journal, first))
+    await bench.joined()
+    bench.stop()
+    with patch.object(module, "SILENT_S", 0.05), patch.object(module, "POLL_MS", 10):
+        await bench.registry._follow(bench.log, bench.follower)
+    following = asyncio.create_task(bench.registry._follow(bench.log, bench.follower))
+    assert bench.registry.say()["synced"]
+    bench.log.append(registered(bench.journal, second))
+    await until(lambda: bench.registry.key_of("second"))
+    following.cancel()
+    assert bench.log.reads == 1, "what was read stays read"
+
+
+@script
+async def test_behind_a_gap_nothing_counts_and_nobody_is_a_stranger_before_a_heartbeat_explains_it(bench: Bench) -> None:
+    """A revocation and its end, compacted away, leave a gap; so does an entry that was lost."""
+    host = Host()
+    bench.say()
+    await bench.joined()
+    bench.journal.put("pause", {"reason": "x"})
+    bench.journal.remove("pause")
+    bench.log.append(registered(bench.journal, host))
+    await until(lambda: bench.follower.epoch == 3)
+    assert bench.registry.key_of(host.name) is None
+    waiting = asyncio.create_task(bench.registry.caught_up())
+    await asyncio.sleep(0.02)
+    bench.say()
+    assert await waiting
+    assert bench.registry.key_of(host.name) is not None
+    assert [epoch for whole, _ in bench.notes.wholes if whole for epoch in [whole.epoch]] == [0, 3]
 
 
 @script

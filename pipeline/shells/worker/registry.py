@@ -56,7 +56,12 @@ PAST_MAX: Final = 100_000
 FORMER_MAX: Final = 10_000
 """Removed hosts whose key is remembered, to know their stored frames when they are read again."""
 
+SILENT_S: Final = 10.0
+"""A consumer that brings nothing for so long is replaced: its broker may have forgotten it. What was read stays read."""
+
 QUIET_S: Final = 5.0
+"""One log line for each reason of refusal in this time."""
+
 FORM: Final = 1
 
 
@@ -89,7 +94,7 @@ class Registry:
         self._ready = asyncio.Event()
         self._saved_at = -SAVE_S
         self._warned: dict[str, float] = {}
-        self.trouble = "control has not been heard yet"
+        self.trouble = "the log has not been whole yet"
         """Why the log is not followed; empty while it is."""
         self._load()
 
@@ -122,19 +127,29 @@ class Registry:
 
         False when that could not be had. While the log is not whole, only the first to ask waits for it.
         """
-        if not self._joined:
+        if not self._whole_now:
             if not self._gave_up:
-                self._gave_up = not await self._until(lambda: self._joined)
-            if not self._joined:
+                self._gave_up = not await self._until(lambda: self._whole_now)
+            if not self._whole_now:
                 return False
         consumer = self._consumer
+        if consumer is None:
+            return False
         try:
             async with asyncio.timeout(WAIT_S):
                 end = (await consumer.end_offsets([self._partition]))[self._partition]
         except (TimeoutError, KafkaError, OSError) as fault:
             log.warning("the end of the control log cannot be seen: %s", type(fault).__name__)
             return False
-        return await self._until(lambda: self._consumer is not consumer or self._position >= end) and self._joined
+        def read() -> bool:
+            return self._consumer is not consumer or (self._position >= end and self._whole_now)
+
+        return await self._until(read) and self._consumer is consumer
+
+    @property
+    def _whole_now(self) -> bool:
+        """Whether what was read is what control says is live; not so behind a gap of epochs, until a heartbeat explains it."""
+        return self._joined and self._follower is not None and self._follower.synced
 
     async def _until(self, what: Callable[[], bool]) -> bool:
         try:
@@ -153,7 +168,7 @@ class Registry:
     def whole(self) -> Whole | None:
         """What is live; None while the log is not whole."""
         follower, beat = self._follower, self._beat
-        if follower is None or beat is None or not self._joined:
+        if follower is None or beat is None or not self._whole_now:
             return None
         return Whole(entries=follower.entries(), epoch=follower.epoch, time_ns=beat.time_ns, keys=self._keys)
 
@@ -161,8 +176,8 @@ class Registry:
         """As the run file has it."""
         follower = self._follower
         return {
-            "epoch": follower.epoch if follower is not None and self._joined else self._floor[0], "hosts": len(self._hosts),
-            "synced": self._joined, "why": self.trouble, "refused": dict(follower.refused) if follower is not None else {},
+            "epoch": follower.epoch if follower is not None and self._whole_now else self._floor[0], "hosts": len(self._hosts),
+            "synced": self._whole_now, "why": self.trouble, "refused": dict(follower.refused) if follower is not None else {},
         }  # fmt: skip
 
     # -- following ---------------------------------------------------------------------------------------------------
@@ -187,9 +202,9 @@ class Registry:
                     await self._follow(consumer, self._follower)
             except (TimeoutError, KafkaError, OSError) as fault:
                 self.trouble = f"{type(fault).__name__}: {str(fault).partition(chr(10))[0] or 'no answer'}"
-                log.warning("control: %s; the log is read again", self.trouble)
+                log.warning("control: %s; another consumer goes on", self.trouble)
             finally:
-                self._joined = False
+                self._consumer = None
                 if consumer is not None:
                     await stop_client(consumer)
             await asyncio.sleep(RECONNECT_S)
@@ -201,11 +216,18 @@ class Registry:
         return Follower(keys, epoch=epoch, counter=counter) if keys else None
 
     async def _follow(self, consumer: Any, follower: Follower) -> None:
-        await self._begin(consumer, follower)
-        self.trouble = "the log has not been whole yet"
-        while True:
+        """Read from the beginning, or on from where the consumer before stopped; returns when another is needed."""
+        if self._position:
+            consumer.seek(self._partition, self._position)
+        else:
+            await self._begin(consumer, follower)
+        self._consumer = consumer
+        heard_at = time.monotonic()
+        while time.monotonic() - heard_at < SILENT_S:
             found = await consumer.getmany(self._partition, timeout_ms=POLL_MS, max_records=MESSAGES_MAX)
             end = consumer.highwater(self._partition) or 0
+            if found:
+                heard_at = time.monotonic()
             for message in found.get(self._partition, ()):
                 # an end that is newer than the fetch is further: the message then counts as not the last, which is safe
                 if not self._heard(follower, message.value, at_end=message.offset + 1 >= end):
@@ -226,7 +248,6 @@ class Registry:
         self._joined = False
         self._past = []
         self._position = 0
-        self._consumer = consumer
         await consumer.seek_to_beginning(self._partition)
 
     def _heard(self, follower: Follower, data: bytes | None, *, at_end: bool) -> bool:
@@ -243,6 +264,7 @@ class Registry:
                 log.warning("control: %s; the log is read again", self.trouble)
                 return False
             self._beat = said
+            self.trouble = ""
             if not self._joined or self._past:  # what came behind a gap was put off until now
                 self._join(follower)
         elif said is not None:
@@ -290,7 +312,6 @@ class Registry:
         self._joined = True
         self._again_s = RECONNECT_S
         self._gave_up = False
-        self.trouble = ""
         self._save(follower, sync=True)
         self._ready.set()
         log.info("the control log is whole: epoch %d, %d entries, %d hosts", follower.epoch, follower.live, len(hosts))
