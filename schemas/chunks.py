@@ -37,10 +37,16 @@ class Chunk:
         return _HEAD.pack(MAGIC, bytes.fromhex(self.digest), self.index, self.count) + self.data
 
 
+def count_chunks(packed: bytes) -> int:
+    """How many chunks a packed bundle has."""
+    return -(-len(packed) // CHUNK_BYTES)
+
+
 def split_bundle(digest: str, packed: bytes) -> list[Chunk]:
     """Cut a packed bundle."""
-    parts = [packed[at : at + CHUNK_BYTES] for at in range(0, len(packed), CHUNK_BYTES)]
-    return [Chunk(digest=digest, index=index, count=len(parts), data=part) for index, part in enumerate(parts)]
+    count = count_chunks(packed)
+    parts = [packed[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES] for index in range(count)]
+    return [Chunk(digest=digest, index=index, count=count, data=part) for index, part in enumerate(parts)]
 
 
 def parse_chunk(data: bytes) -> Chunk:

@@ -23,11 +23,12 @@ from pipeline.shells.control.books import Books
 from pipeline.shells.control.recover import Recovery, recover
 from pipeline.shells.control.topic import START_S, stop
 from pipeline.shells.topics import ensure_topics
+from schemas.chunks import split_bundle
 from schemas.config import Config
 from schemas.control import HEARTBEAT, POLICY
 from schemas.errors import PeerFault
 from schemas.home import Home
-from schemas.limits import CHUNK_BYTES, MIB
+from schemas.limits import MIB
 from schemas.links import embedded_broker, kafka_security, kafka_servers
 from schemas.process import read_run_file
 from schemas.topics import Topics
@@ -262,10 +263,10 @@ class Publisher:
         packed = await self._books.bundle(state.digest)
         if packed is None:
             return
-        for number, chunk in enumerate(chunks(state.digest, packed)):
-            future = await producer.send(self._topics.bundles, chunk, key=f"{state.digest}/{number}".encode(), partition=0)
-            session.add(0, 0, future)
-        SENT.labels("chunk").inc(count_chunks(packed))
+        chunks = split_bundle(state.digest, packed)
+        for chunk in chunks:
+            session.add(0, 0, await producer.send(self._topics.bundles, chunk.encode(), key=chunk.key, partition=0))
+        SENT.labels("chunk").inc(len(chunks))
         await session.room(1)
 
     async def _beat(self, producer: Any, session: "_Session") -> None:
@@ -301,20 +302,6 @@ class Publisher:
         EPOCH.labels("published").set(self.epoch)
         LIVE.set(self._books.log.live)
         self._has_moved()
-
-
-def count_chunks(packed: bytes) -> int:
-    """How many chunks a packed bundle has."""
-    return max(1, -(-len(packed) // CHUNK_BYTES))
-
-
-def chunks(digest: str, packed: bytes) -> list[bytes]:
-    """The messages of a packed bundle: `WLB1`, digest, index, count (u32, little endian), bytes."""
-    count = count_chunks(packed)
-    head = b"WLB1" + bytes.fromhex(digest)
-    parts = [packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES] for number in range(count)]
-    tail = count.to_bytes(4, "little")
-    return [head + number.to_bytes(4, "little") + tail + part for number, part in enumerate(parts)]
 
 
 class _Session:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipeline.policy.load import ENTITIES, SUFFIX, load_set, statement
 from pipeline.shells.control.books import Books
-from pipeline.shells.control.publish import count_chunks
+from schemas.chunks import count_chunks
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
