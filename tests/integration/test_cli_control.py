@@ -4,13 +4,18 @@ import json
 import os
 import re
 import signal
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli.controlclient import Control, Unsettled
+from schemas.config import Config
+from schemas.errors import PeerFault
 from schemas.process import read_run_file
 from tests.support.home import Wardline, wait_until
 
@@ -335,3 +340,47 @@ def test_status_shows_control_and_the_enforcers_that_it_hears(site: Wardline) ->
     assert re.search(r"control +epoch \d+, 1 of 1 enforcers ready\n", site.run("status").stdout)
     row = next(line for line in site.run("enforcer", "list").stdout.splitlines() if line.startswith("enforce-1"))
     assert re.match(rf"enforce-1 +ready +{said['epoch']} +\d\.\d s ago +0 +0$", row.rstrip())
+
+
+# -- the last test here: it leaves revocations behind ----------------------------------------------------------------------
+
+
+def test_a_change_is_what_its_command_was_told_however_often_control_is_killed(site: Wardline) -> None:
+    told: dict[str, set[str]] = defaultdict(set)
+    done = threading.Event()
+
+    def revoke(number: int) -> None:
+        control = Control(site.home, Config())
+        for n in range(10_000):
+            if done.is_set():
+                return
+            name = f"killed-{number}-{n}"
+            try:
+                control.change("revoke", kind="session", name=name, reason="drill")
+                told["made"].add(name)
+            except Unsettled as fault:
+                told["not made" if str(fault).endswith("the change was not made") else "unknown"].add(name)
+            except PeerFault:  # it never went out
+                told["not made"].add(name)
+                time.sleep(0.05)
+
+    threads = [threading.Thread(target=revoke, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            before = len(told["made"])
+            wait_until(lambda before=before: len(told["made"]) > before + 20, 60, "control works")
+            site.kill("control")
+            wait_until(lambda: (read_run_file(site.home.run_file("control")) or {}).get("alive"), 60, "it is started again")
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    wait_until(lambda: site.status()["control"]["state"] == "ready", 60, "control is ready")
+    found = {entry["key"].removeprefix("revocation/session:") for entry in audit(site)}
+    assert told["made"] <= found
+    assert not told["not made"] & found
+    assert len(told["made"]) > 100
+    wait_until(lambda: site.run("policy", "status", check=False).returncode == 0, 30, "the host hears control again")
+    assert as_json(site, "revoke", "session", "afterwards", "--reason", "drill")["acknowledged"]
