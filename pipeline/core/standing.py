@@ -17,6 +17,8 @@ from schemas.control import HEAD_BYTES, POLICY, Entry, LiveDigest, leaf_of
 HISTORY_MAX: Final = 10
 """Policy sets that a rollback can know of, the one in force included. The bundles of older ones are not kept."""
 
+_DECODE: Final = json.JSONDecoder().decode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyState:
@@ -74,6 +76,11 @@ class Standing:
         held = self._live.get(key)
         return entry_of(held[1]) if held else None
 
+    def payload(self, key: str) -> bytes | None:
+        """The canonical bytes of a live entry."""
+        held = self._live.get(key)
+        return held[1] if held else None
+
     def epoch_of(self, key: str) -> int:
         """The epoch of a live entry; 0 when there is none."""
         held = self._live.get(key)
@@ -83,10 +90,10 @@ class Standing:
         """The epochs of all live entries above `after`, in order: an entry that is replaced goes to the end of the others."""
         return [epoch for epoch, _ in self._live.values() if epoch > after]
 
-    def leaves(self) -> Iterator[tuple[str, int, bytes]]:
-        """(key, epoch, leaf) of each live entry."""
-        for key, (epoch, payload) in self._live.items():
-            yield key, epoch, leaf_of(payload)
+    def held(self) -> Iterator[tuple[str, int]]:
+        """(key, epoch) of each live entry, in the order of their epochs."""
+        for key, (epoch, _) in self._live.items():
+            yield key, epoch
 
     def entries(self, kind: str = "", *, after: int = 0, limit: int = 0) -> list[Entry]:
         """The live entries of a kind (all without one) above an epoch, in the order of their epochs, `limit` at most."""
@@ -163,7 +170,7 @@ class Standing:
 
 def entry_of(payload: bytes) -> Entry:
     """Read canonical bytes back that were checked before."""
-    said = json.loads(payload)
+    said = _DECODE(payload.decode())
     return Entry(epoch=said["epoch"], key=said["key"], time_ns=said["time"], actor=said["actor"], value=said["value"],
                  tenant=said["tenant"])  # fmt: skip
 

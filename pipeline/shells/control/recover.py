@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pipeline.core.control import OWN
+from pipeline.core.control import OWN, Log
 from pipeline.shells.control.books import Books
 from pipeline.shells.control.topic import reader, to_end
-from schemas.control import HEARTBEAT, Entry, Sealed, leaf_of, parse_entry
+from schemas.control import HEAD_BYTES, HEARTBEAT, MAGIC, Entry, Sealed, leaf_of, parse_entry
 from schemas.errors import FrameFault, OperatorFault
 from schemas.limits import CHUNK_BYTES
 from schemas.topics import Topics
@@ -30,7 +30,9 @@ class _Topic:
     """The last word of the topic on each key."""
 
     last: dict[str, tuple[int, bytes, bytes]] = field(default_factory=dict)
-    """key -> (epoch, key id, leaf; empty for a removal)."""
+    """key -> (epoch, key id, leaf; empty for a removal), where it is not what is live."""
+    same: dict[str, int] = field(default_factory=dict)
+    """key -> epoch, where it is."""
     epoch: int = 0
     counter: int = 0
     bytes: int = 0
@@ -65,7 +67,8 @@ async def recover(books: Books, options: Mapping[str, Any], topics: Topics, *, e
     made = {leaf_of(payload) for _, payload in await books.after(books.opened, books.log.epoch - books.opened)}
     async with reader(options, topics.control, wait_ms=20) as (consumer, place):
         async for message in to_end(consumer, place):
-            _read(found, message, keys, limit, made)
+            if not _is_live(found, message, books.log):
+                _read(found, message, keys, limit, made)
     if found.ahead:
         raise OperatorFault(
             f"control/journal.sqlite ends at epoch {books.log.epoch}, but topic `{topics.control}` has `{found.ahead}` of "
@@ -76,32 +79,40 @@ async def recover(books: Books, options: Mapping[str, Any], topics: Topics, *, e
         books.opened = found.epoch  # what is there up to here is of an earlier journal, also when this is tried again
     await books.begin(found.epoch, found.counter)
     await _forget(books, found)
-    missing: list[int] = []
+    # changes are made meanwhile: what comes behind this epoch is sent as any change is
+    end = books.log.epoch
+    missing = [epoch for key, epoch in books.log.held() if found.same.get(key) != epoch]
     removed: list[str] = []
-    live = set()
-    for key, epoch, leaf in books.log.leaves():
-        live.add(key)
-        said = found.last.get(key)
-        if said is None or said[2] != leaf:
-            missing.append(epoch)
     for key, (_, key_id, leaf) in found.last.items():
-        if key in live:
+        if books.log.epoch_of(key):
             continue
         last = await books.last_epoch(key)
-        if leaf or key_id not in keys:
-            missing.append(last)
-        else:
+        if not leaf and key_id in keys:
             removed.append(key)
+        elif last <= end:
+            missing.append(last)
     bundle = await _bundle_is_missing(books, options, topics, embedded=embedded)
-    if bundle and (now := books.log.policy) is not None and now.epoch not in missing:
+    if bundle and (now := books.log.policy) is not None and now.epoch <= end and now.epoch not in missing:
         missing.append(now.epoch)
-    return Recovery(epoch=books.log.epoch, missing=sorted(missing), removed=removed, bundle=bundle, bytes=found.bytes)
+    return Recovery(epoch=end, missing=sorted(missing), removed=removed, bundle=bundle, bytes=found.bytes)
 
 
 def _accepted(books: Books) -> dict[bytes, Ed25519PublicKey]:
     """The keys whose signature is ours: those of the log, or of an empty one those in the folder."""
     ids = [entry.name for entry in books.log.entries("key")] or books.keys.made()
     return {bytes.fromhex(one): Ed25519PublicKey.from_public_bytes(bytes.fromhex(books.keys.public(one))) for one in ids}
+
+
+def _is_live(found: _Topic, message: Any, log_: Log) -> bool:
+    """Whether a message is an entry as it is live: then its bytes need no second look, and most are."""
+    data, key = message.value, bytes(message.key or b"").decode(errors="replace")
+    found.same.pop(key, None)
+    if data is None or not data.startswith(MAGIC) or log_.payload(key) != data[HEAD_BYTES:]:
+        return False
+    found.bytes += len(data) + len(key)
+    found.last.pop(key, None)
+    found.same[key] = log_.epoch_of(key)
+    return True
 
 
 def _read(
