@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.standing import entry_of
-from tests.support.controlling import MADE_FROM, STEPS, Controlled
+from tests.support.controlling import DISK_FAILS, MADE_FROM, STEPS, Controlled
 
 SECRET = f"scrypt$16384$8$1${'A' * 24}${'B' * 44}"
 BROKEN = (OSError, http.client.HTTPException)
@@ -111,6 +111,23 @@ def settle(home: Controlled, told: dict[str, str]) -> None:
         if said not in ("made", "not made"):
             status, _ = home.client.ask("GET", f"/changes/{said}")
             told[name] = {200: "made", 404: "not made"}[status]
+
+
+def test_a_disk_that_fails_in_mid_commit_ends_control_before_it_says_anything(tmp_path: Path) -> None:
+    with Controlled(tmp_path / "home") as home:
+        home.start_all()
+        live = journalled(home)
+        home.stop()
+        process = home.start(step=DISK_FAILS)
+        request_id = str(uuid.uuid4())
+        with pytest.raises(BROKEN):
+            home.client.change("pause", request_id=request_id, reason="fire")
+        assert process.wait(20) == 1
+        assert "the journal has failed in the middle of a change: disk I/O error" in home.said()
+        assert "Traceback" not in home.said()
+        home.start()
+        assert home.client.ask("GET", f"/changes/{request_id}")[0] == 404
+        assert followed(home) == journalled(home) == live
 
 
 def test_heartbeats_only_grow_over_kills_and_restarts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,34 @@ def test_a_new_broker_has_the_whole_state_at_once(home: Controlled) -> None:
     assert names(after) == names(before) | {"agent:meanwhile"}
     assert after.counter > before.counter
     assert len(home.read("wardline.bundles")) == 1
+
+
+def test_what_is_changed_while_a_broker_comes_back_is_not_lost(home: Controlled) -> None:
+    """Changes that are made while the topic is read and repaired belong to one side or the other of it, never to none."""
+    home.start_all()
+    fill(home, 200)
+    done = threading.Event()
+    made: list[int] = []
+
+    def change() -> None:
+        while not done.is_set():
+            home.client.change("revoke", kind="session", name=f"again-{len(made) % 20}", reason=f"{len(made)}")
+            made.append(1)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(4):
+            home.kill("broker")
+            home.start("broker")
+            time.sleep(0.7)
+    finally:
+        done.set()
+        changing.join()
+    assert len(made) > 20
+    follower = home.joined()
+    live = {one["key"]: one["value"] for one in home.client.get("/live")["entries"]}
+    assert live == {entry.key: entry.value for entry in follower.entries()}
 
 
 def test_a_full_log_that_is_changed_again_and_again_stays_readable(home: Controlled) -> None:

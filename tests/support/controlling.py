@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -41,6 +42,9 @@ STEPS = (
 
 BURY_SOON = "bury what was removed after a second"
 """No step: control does not wait for an hour before a removed key leaves the topic."""
+
+DISK_FAILS = "fail in the middle of a commit"
+"""No step either: whether a change is made is not known."""
 
 MADE_FROM = STEPS.index("behind the commit")
 """From here on the change is made."""
@@ -308,6 +312,13 @@ def main(role: str, root: str, step: str) -> int:
     setup_logging(role)
     if step == BURY_SOON:
         importlib.import_module("pipeline.shells.control.publish").TOMBSTONE_S = 1.0
+    elif step == DISK_FAILS:
+        journal = importlib.import_module("pipeline.shells.control.journal").Journal
+
+        def commit(*_args: Any, **_named: Any) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        journal.commit = commit
     elif step:
         assert step in STEPS
         arm(step)

@@ -252,6 +252,25 @@ def test_a_change_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert read(tmp_path)[0] == log.epoch + 1
 
 
+def test_a_full_disk_leaves_what_was_there_and_is_no_end(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    log, journal = Log(), Journal(tmp_path)
+    journal.open(log)
+    assert journal._base is not None
+    (pages,) = journal._base.execute("PRAGMA page_count").fetchone()
+    journal._base.execute(f"PRAGMA max_page_count = {pages}")
+    items = [{"kind": "session", "name": f"s{n}", "reason": "r" * 500} for n in range(500)]
+    change = log.change({"do": "revoke-many", "items": items}, now_ns=NOW, actor="uid:test")
+    with pytest.raises(PeerFault, match=r"cannot be written: database or disk is full; nothing was changed"):
+        journal.commit(change, [SEAL] * 500, request_id="request-of-a-full-disk", request="x")
+    assert journal.answer("request-of-a-full-disk") is None
+    assert journal.after(log.epoch, 10) == []
+    journal._base.execute("PRAGMA max_page_count = 1000000")
+    journal.commit(change, [SEAL] * 500, request_id="request-of-a-full-disk", request="x")
+    journal.close()
+    assert read(tmp_path)[0] == log.epoch + 500
+
+
 def test_a_signature_is_replaced_and_the_chain_holds(tmp_path: Path) -> None:
     write(tmp_path, 2)
     log, journal = Log(), Journal(tmp_path)

@@ -84,7 +84,7 @@ class Api:
             # no answer: who asked asks again for what became of it, when the next start knows
             if request.transport is not None:
                 request.transport.abort()
-            raise
+            answer = _fault(500, "control ends")
         except PermissionError as fault:
             log.warning("a request is refused: %s", fault)
             answer = _fault(403, str(fault))
