@@ -41,7 +41,7 @@ _SCHEMA: Final = (
 
 WHAT_TO_DO: Final = (
     "stop and restore the whole folder `{folder}` from a backup, or, to begin anew without agents and revocations, remove it "
-    "and feed.json of each host (hosts/NAME/feed.json)"
+    "and feed.json of each host (hosts/NAME/feed.json) and registry.json of each worker (faust/SLOT/registry.json)"
 )
 
 
