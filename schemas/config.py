@@ -171,7 +171,8 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
     control = config.control
     if control.stale_ms < 2 * control.heartbeat_ms:
         raise OperatorFault(
-            f"{name}: control.stale_ms: {control.stale_ms} is less than two heartbeats of {control.heartbeat_ms} ms (heartbeat_ms)"
+            f"{name}: control.stale_ms: {control.stale_ms} is less than two heartbeats of {control.heartbeat_ms} ms"
+            " (heartbeat_ms)"
         )
     return config
 
