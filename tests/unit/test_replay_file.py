@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,41 @@ def test_a_file_that_is_moved_over_it_changes_nothing(ten: Path, tmp_path: Path)
         file.check()
         os.replace(write(tmp_path / "other", 3), ten)
         assert len(list(file.calls())) == 10
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 12])
+def test_the_parts_of_a_file_have_each_line_once_and_in_order(ten: Path, parts: int) -> None:
+    with CallFile(str(ten)) as file:
+        file.check()
+        each = [[call.ref for call in file.calls(part=part, parts=parts)] for part in range(1, parts + 1)]
+        assert sorted(ref for own in each for ref in own) == list(range(1, 11))
+        for part, own in enumerate(each, 1):
+            assert own == list(range(part, 11, parts))
+            assert [call.ref for call in file.calls(5, part, parts)] == [ref for ref in own if ref > 5]
+
+
+def test_another_process_reads_the_file_that_was_checked_at_a_place_of_its_own(ten: Path) -> None:
+    with CallFile(str(ten)) as file:
+        file.check()
+        whole = list(file.calls())
+        reading = file.calls()
+        next(reading)
+        known = replace(file.checked(), handle=os.dup(file.checked().handle))
+        ten.rename(ten.with_suffix(".moved"))
+        ten.write_text("{}")
+        with CallFile.again(known) as other:
+            assert (other.lines, other.digest, other.name) == (10, file.digest, file.name)
+            assert list(other.calls()) == whole
+        assert [call.ref for call in reading] == list(range(2, 11))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(known.handle)
+
+
+def test_another_process_refuses_a_file_that_was_changed_since_the_check(ten: Path) -> None:
+    with CallFile(str(ten)) as file:
+        file.check()
+        known = replace(file.checked(), handle=os.dup(file.checked().handle))
+        with ten.open("a") as more:
+            more.write(json.dumps(LINE) + "\n")
+        with CallFile.again(known) as other, pytest.raises(OperatorFault, match=rf"^{ten}: was changed while it was read"):
+            list(other.calls())
