@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_S: Final = 0.2
-RETRY_MAX_S: Final = 5.0
+RETRY_MAX_S: Final = 1.0
 NOTE_S: Final = 5.0
 """How often frontiers become rows; they matter when old days are dropped, and to people."""
 
