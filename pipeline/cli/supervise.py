@@ -30,7 +30,7 @@ STEADY_S: Final = 60.0
 
 DELAY_FIRST_S: Final = 0.5
 DELAY_MAX_S: Final = 15.0
-DELAY_READY_MAX_S: Final = 3.0
+DELAY_READY_MAX_S: Final = 1.0
 """The same for a child that was ready before it died: it does its work between its deaths, so each second without it counts."""
 
 LOOP_DEATHS: Final = 5
