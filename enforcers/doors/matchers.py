@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AGAIN_S: Final = 1.0
 """How long policies that could not be read are left alone."""
 
-SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.001
 """How soon a thread that builds gives way to the one that decides: with Python's own 5 ms a call would wait as long."""
 
 LET_GO_S: Final = 0.05

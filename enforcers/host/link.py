@@ -1,7 +1,8 @@
 """The host's two Kafka clients: a producer that sends what is due, a consumer that hears what is stored.
 
-The producer is thrown away on any send error and after each change of the broker: an idempotent one can stay wedged for ever
-after an outage. What it had in hand is sent again, byte for byte, and the worker knows a frame that it has seen.
+The producer is thrown away on any send error, after each change of the broker, and when none of what it has in hand is
+acknowledged for a while: an idempotent one can stay wedged for ever after an outage, without an error. What it had in hand is
+sent again, byte for byte, and the worker knows a frame that it has seen.
 """
 
 import asyncio
@@ -34,6 +35,12 @@ OUTSTANDING_MAX: Final = 64
 TICK_S: Final = 0.1
 REQUEST_MS: Final = 120_000
 """Longer than an outage that shall not cost a new producer."""
+
+WEDGED_S: Final = 20.0
+"""A producer that has something in hand and hears nothing for so long is given up. In an outage that costs a few copies."""
+
+DEAF_S: Final = 30.0
+"""A consumer that hears nothing for so long, while frames are not stored, is made anew."""
 
 SENT = Counter("wardline_host_frames_sent", "Frames given to Kafka, copies included")
 RECREATED = Counter("wardline_host_producers_recreated", "Producers thrown away after an error")
@@ -95,7 +102,14 @@ class Link:
         try:
             await asyncio.wait_for(producer.start(), START_S)
             self.state = "connected"
-            await self._pump(producer, session)
+            tasks = [asyncio.create_task(job) for job in (self._pump(producer, session), session.watch())]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                done.pop().result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
         finally:
             # whoever is in hand now is unknown to us: sent again, and known to the worker if it did arrive
             session.abandon()
@@ -144,10 +158,16 @@ class Link:
                 consumer = self._broker.consumer(servers)
                 await asyncio.wait_for(consumer.start(), START_S)
                 consumer.assign([TopicPartition(self._broker.topics.stored, 0)])
+                heard = time.monotonic()
                 while not watch.another():
                     for messages in (await consumer.getmany(timeout_ms=500)).values():
                         for message in messages:
                             self._heard(message.value)
+                        heard = time.monotonic()
+                    if all(engine.quiet() for engine in self._engines()):
+                        heard = time.monotonic()
+                    elif time.monotonic() - heard > DEAF_S:
+                        raise PeerFault(f"nothing was heard for {DEAF_S:.0f} s")
             except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
                 log.debug("frontiers: %s", fault)
             finally:
@@ -183,12 +203,16 @@ class _Session:
         self._failed: BaseException | None = None
         self._wake = wake
         self._freed = asyncio.Event()
+        self._moved = time.monotonic()
 
     def add(self, engine: Engine, ref: FrameRef, future: "asyncio.Future[Any]") -> None:
+        if not self._hand:
+            self._moved = time.monotonic()
         self._hand[future] = (engine, ref)
         future.add_done_callback(self._done)
 
     def _done(self, future: "asyncio.Future[Any]") -> None:
+        self._moved = time.monotonic()
         held = self._hand.pop(future, None)
         fault = None if future.cancelled() else future.exception()
         if held is not None:
@@ -201,6 +225,13 @@ class _Session:
         self._freed.set()
         if self._failed is not None:
             self._wake.set()
+
+    async def watch(self) -> None:
+        """Raises PeerFault when nothing of what is in hand is answered for WEDGED_S."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self._hand and time.monotonic() - self._moved > WEDGED_S:
+                raise PeerFault(f"the broker has not answered for {WEDGED_S:.0f} s")
 
     def raise_failed(self) -> None:
         if self._failed is not None:

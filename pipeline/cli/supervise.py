@@ -30,6 +30,9 @@ STEADY_S: Final = 60.0
 
 DELAY_FIRST_S: Final = 0.5
 DELAY_MAX_S: Final = 15.0
+DELAY_READY_MAX_S: Final = 1.0
+"""The same for a child that was ready before it died: it does its work between its deaths, so each second without it counts."""
+
 LOOP_DEATHS: Final = 5
 """Deaths within STEADY_S that are called a crash loop."""
 
@@ -63,6 +66,9 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     wanted: bool = False
     was_ready: bool = False
+    """In any of its lives."""
+    is_ready: bool = False
+    """In this one, as far as we have seen."""
     started: float = 0.0
     due: float = 0.0
     delay: float = 0.0
@@ -148,7 +154,7 @@ class Supervisor:
             return False
         said = read_run_file(self._home.run_file(child.name))
         if said is not None and said["pid"] == child.process.pid and said.get("state") == "ready":
-            child.was_ready = True
+            child.was_ready = child.is_ready = True
         return child.was_ready
 
     def _spawn(self, child: Child) -> None:
@@ -165,7 +171,7 @@ class Supervisor:
         finally:
             if output is not None:
                 os.close(output)
-        child.started = time.monotonic()
+        child.started, child.is_ready = time.monotonic(), False
 
     def _open_log(self, child: Child) -> int:
         path = self._log(child)
@@ -186,6 +192,8 @@ class Supervisor:
                     self._spawn(child)
             elif child.process.poll() is not None:
                 self._died(child, now)
+            elif not child.is_ready:
+                self._ready(child)
         if self._logged and now - self._looked > LOG_LOOK_S:
             self._looked = now
             for child in self.children:
@@ -206,7 +214,8 @@ class Supervisor:
         if code == AGAIN and len(child.deaths) < LOOP_DEATHS:
             child.due = now
         else:
-            child.delay = min(DELAY_MAX_S, max(DELAY_FIRST_S, 2 * child.delay))
+            longest = DELAY_READY_MAX_S if child.is_ready else DELAY_MAX_S
+            child.delay = min(longest, max(DELAY_FIRST_S, 2 * child.delay))
             child.due = now + child.delay
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if len(child.deaths) == LOOP_DEATHS and now - child.deaths[0] < STEADY_S:

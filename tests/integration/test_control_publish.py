@@ -162,6 +162,7 @@ def test_a_host_that_lacks_something_gets_the_whole_state_again(home: Controlled
     for _ in range(3):
         say(home, (key, ack("h", 1, state="stale", why="a digest differs")))
     wait_until(lambda: count() == 40, 5, "the whole state is there a second time")
+    assert len(home.read("wardline.bundles")) == 2, "and so is the bundle, which it may be that it lacks"
     time.sleep(1)
     assert count() == 40, "and not more often than every ten seconds"
 

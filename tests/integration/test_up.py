@@ -211,6 +211,7 @@ def test_up_runs_on_a_real_kafka_with_two_workers_and_other_commands_follow_it(k
 def test_a_worker_that_was_started_alone_is_kept_and_passes_signals_on(kafka: Kafka, tmp_path: Path) -> None:
     with Wardline(tmp_path / "home", kafka=kafka.address, config='[kafka]\nprefix = "alone."\n') as home:
         home.start("store")
+        home.start("control")
         environment = {key: value for key, value in os.environ.items() if key != "WARDLINE_PARENT"}
         with (tmp_path / "out").open("wb") as out:
             keeper = subprocess.Popen(home.words("work"), env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -42,9 +42,10 @@ def _stopped(pid: int) -> Iterator[None]:
 
 
 def stop_for(home: Wardline, name: str, seconds: float) -> Fault:
-    """SIGSTOP, and SIGCONT after a while."""
+    """SIGSTOP, and SIGCONT after a while; one that is just being started again is waited for."""
 
     def act() -> None:
+        wait_until(lambda: (read_run_file(home.home.run_file(name)) or {}).get("alive"), 60, lambda: f"{name} lives")
         with _stopped(home.pid(name)):
             time.sleep(seconds)
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -472,6 +473,23 @@ def test_exit_code_75_means_at_once_and_a_crash_loop_is_called_one(tmp_path: Pat
     assert all(line.endswith("starting it again in 0.0 s") for line in story.lines[:4])
     assert story.lines[4].startswith("a keeps dying (5 times in ")
     assert story.lines[4].endswith("starting it again in 0.5 s")
+
+
+def test_a_child_that_works_between_its_deaths_waits_less_than_one_that_never_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "DELAY_FIRST_S", 0.1)
+    monkeypatch.setattr(supervise, "DELAY_READY_MAX_S", 0.2)
+    story = Story(tmp_path, monkeypatch, {"a": (0, "time.sleep(0.3); sys.exit(1)")})
+    assert story.run_until(lambda: len(story.lines) >= 4, 30) == 0
+    assert [line.rpartition(" in ")[2] for line in story.lines[:4]] == ["0.1 s", "0.2 s", "0.2 s", "0.2 s"]
+    child = story.children["a"]
+    child.is_ready = False
+    child.process = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(1)"])
+    child.process.wait()
+    child.wanted = True
+    story.supervisor._died(child, time.monotonic())
+    assert child.delay == 0.4
 
 
 def test_a_start_that_cannot_succeed_names_the_process_and_its_last_line(

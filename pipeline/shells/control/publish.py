@@ -82,6 +82,8 @@ class Publisher:
         self._again_at = 0.0
         self._again_open = False
         """Whether some of what was sent again may not be in the topic."""
+        self._again_bundle = False
+        """Whether the chunks of the policy set are sent again too."""
         self._since = 0
         """Bytes since the whole state was last begun."""
         self._tombs: deque[tuple[float, str]] = deque()
@@ -105,10 +107,11 @@ class Publisher:
         if self._again or now - self._again_at < AGAIN_S:
             return False
         log.warning("%s: all live entries are sent again", why)
-        self._again_all()
+        self._again_all(bundle=True)
         return True
 
-    def _again_all(self) -> None:
+    def _again_all(self, *, bundle: bool = False) -> None:
+        self._again_bundle = bundle
         self._again_at = time.monotonic()
         self._again_open = True
         self._again = deque(epoch for epoch in self._books.log.epochs() if epoch <= self._given)
@@ -116,7 +119,8 @@ class Publisher:
         self._wake.set()
 
     async def all_again(self) -> None:
-        """Send the whole state once more and wait until the topic has it."""
+        """Send the whole state once more, as it is signed now, and wait until the topic has it."""
+        await self.published(self._books.log.epoch)
         self._again_all()
         while self._again_open:
             await self._move()
@@ -144,8 +148,6 @@ class Publisher:
         said = read_run_file(self._home.run_file("broker")) or {}
         return servers, (said.get("pid"), said.get("address"))
 
-    _session: "_Session | None" = None
-
     async def run(self) -> None:
         """Publish for ever; returns only by cancellation.
 
@@ -156,6 +158,7 @@ class Publisher:
                 servers, identity = self._look()
                 options = {"bootstrap_servers": servers, "client_id": "wardline-control", **kafka_security(self._config)}
                 if identity != self._identity:
+                    self.epoch = 0  # nothing is known of what is there
                     await ensure_topics(self._home, self._config)
                     found = await recover(self._books, options, self._topics, embedded=self._embedded)
                     await self._publish(options, identity, found)
@@ -175,7 +178,7 @@ class Publisher:
             acks="all", enable_idempotence=True, request_timeout_ms=10_000 if self._embedded else 30_000,
             max_batch_size=256 << 10, retry_backoff_ms=100, **options,
         )  # fmt: skip
-        session = self._session = _Session(self._wake)
+        session = _Session(self._wake)
         try:
             await asyncio.wait_for(producer.start(), START_S)
             if found is not None:
@@ -188,7 +191,6 @@ class Publisher:
             self.problem = ""
             await self._pump(producer, session, identity)
         finally:
-            self._session = None
             session.abandon()
             await stop(producer)
 
@@ -227,7 +229,7 @@ class Publisher:
                 self._given = last
             elif self._again:
                 part = [self._again.popleft() for _ in range(min(self._part, len(self._again)))]
-                await self._send(producer, session, [epoch for epoch in part if epoch <= self._given], bundle=False)
+                await self._send(producer, session, part, bundle=self._again_bundle)
             if now >= beat_at and self._given == self._books.log.epoch:
                 beat_at = now + every
                 await self._beat(producer, session)
@@ -238,6 +240,7 @@ class Publisher:
                     await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_S, beat_at - time.monotonic())))
             else:
                 await session.room(OUTSTANDING_MAX)
+                await asyncio.sleep(0)  # whoever asks or is heard has a turn too
 
     def _room(self) -> int:
         """Bytes from the beginning of the whole state until it is sent again: both must be kept until the second is there."""
@@ -288,7 +291,7 @@ class Publisher:
             due.append(self._tombs.popleft()[1])
         for key in due:
             if self._books.log.epoch_of(key) == 0:
-                session.spawn(producer.send(self._topics.control, None, key=key.encode(), partition=0))
+                session.spawn(_bury(producer, self._topics.control, key))
                 SENT.labels("tombstone").inc()
 
     def _say(self, session: "_Session") -> None:
@@ -302,6 +305,12 @@ class Publisher:
         EPOCH.labels("published").set(self.epoch)
         LIVE.set(self._books.log.live)
         self._has_moved()
+
+
+async def _bury(producer: Any, topic: str, key: str) -> None:
+    """A tombstone. One that is lost is sent again by the next start of control, which finds the key still there."""
+    with contextlib.suppress(KafkaError):
+        await producer.send_and_wait(topic, None, key=key.encode(), partition=0)
 
 
 class _Session:
