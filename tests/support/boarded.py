@@ -168,6 +168,10 @@ class Boarded:
             self.look()
             time.sleep(0.001)
 
+    def until_called(self, calls: int) -> None:
+        """Wait until each door has called so many lines."""
+        self.until(lambda: all(door.said.get("calls", 0) >= calls for door in self.doors.doors), 30, "every door calls")
+
     def acknowledged(self, epoch: int, boots: set[str] | None = None) -> bool:
         """Whether these doors, or all, have said that they obey it."""
         return all(said and said[-1].epoch >= epoch for boot, said in self.said.items() if boots is None or boot in boots)
