@@ -32,7 +32,9 @@ BEHIND_S: Final = 0.005
 
 IDLE_S: Final = 0.02
 EVERY_S: Final = 1.0
-SEND_S: Final = 10.0
+SEND_S: Final = 4.0
+"""How long one may take before another producer is made: one that is wedged never ends."""
+
 LAST_S: Final = 2.0
 LIST_S: Final = 0.5
 """How often the folder of doors is read even when it seems not to have changed."""
@@ -163,13 +165,14 @@ class Acks:
             await stop(producer)
 
     async def _send_while(self, producer: AIOKafkaProducer, watch: Watch) -> None:
-        """Send, and give up when the broker is gone: the next one would wait as long as this one may be waited for."""
+        """Send, and give up when the broker is another one or says nothing."""
+        deadline = time.monotonic() + SEND_S
         sending = asyncio.ensure_future(self._send(producer, self._now()))
         try:
             while not sending.done():
                 await asyncio.wait([sending], timeout=RECONNECT_S)
-                if not sending.done() and watch.another():
-                    return
+                if not sending.done() and (watch.another() or time.monotonic() > deadline):
+                    raise PeerFault("the broker has not taken an acknowledgement")
             sending.result()
         finally:
             sending.cancel()

@@ -41,7 +41,9 @@ POLL_MS: Final = 100
 FETCH_WAIT_MS: Final = 100
 """How long the broker may keep a fetch, on a real Kafka: a question about the log's end waits behind it."""
 
-QUIET_S: Final = 10.0
+QUIET_S: Final = 3.0
+"""Less than what is fresh lasts, so that a consumer that was forgotten costs nothing."""
+
 AGAIN_S: Final = 0.5
 AGAIN_SHARE: Final = 2
 """Between two readings of the whole log: AGAIN_S, and this many times as long as the last one took, where that is longer."""
