@@ -333,6 +333,6 @@ def test_tcp_without_what_makes_it_safe_does_not_start(tmp_path: Path, lines: st
     with Controlled(tmp_path / "home", config=f"[control]\n{lines.format(files=files)}\n") as home:
         home.start("broker")
         process = home.start(wait=False)
-        assert process.wait(20) == 2
+        assert process.wait(60) == 2
         assert message in home.said()
         assert "Traceback" not in home.said()

@@ -50,7 +50,7 @@ def set_policy(home: Controlled, text: str) -> None:
 
 
 def wait_policy(home: Controlled, what: Any) -> Any:
-    return wait_until(lambda: what(said := home.client.get("/policy")) and said, 10, lambda: f"it is; {home.said()}")
+    return wait_until(lambda: what(said := home.client.get("/policy")) and said, 30, lambda: f"it is; {home.said()}")
 
 
 def published_policy(home: Controlled, digest: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def published_policy(home: Controlled, digest: str) -> dict[str, Any]:
         entry = home.joined().get("policy/main")
         return dict(entry.value or {}) if entry is not None and (entry.value or {})["digest"] == digest else None
 
-    return dict(wait_until(look, 10, f"policy {digest[:12]} is published"))
+    return dict(wait_until(look, 30, f"policy {digest[:12]} is published"))
 
 
 # -- the embedded broker -----------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_a_new_broker_has_the_whole_state_at_once(home: Controlled) -> None:
     assert epoch == before.epoch + 1, "a change is made while there is no broker"
     home.start("broker")
     begun = time.monotonic()
-    after = home.joined(seconds=15)
-    assert time.monotonic() - begun < 10
+    after = home.joined()
+    assert time.monotonic() - begun < 20
     assert names(after) == names(before) | {"agent:meanwhile"}
     assert after.counter > before.counter
     assert len(home.read("wardline.bundles")) == 1
@@ -159,12 +159,13 @@ def test_a_host_that_lacks_something_gets_the_whole_state_again(home: Controlled
         return sum(1 for one in home.read() if one.key.startswith(b"revocation/"))
 
     assert count() == 20
+    begun = time.monotonic()
     for _ in range(3):
         say(home, (key, ack("h", 1, state="stale", why="a digest differs")))
-    wait_until(lambda: count() == 40, 5, "the whole state is there a second time")
+    wait_until(lambda: count() == 40, 30, "the whole state is there a second time")
     assert len(home.read("wardline.bundles")) == 2, "and so is the bundle, which it may be that it lacks"
     time.sleep(1)
-    assert count() == 40, "and not more often than every ten seconds"
+    assert count() == 40 or time.monotonic() - begun > 9, "and not more often than every ten seconds"
 
 
 # -- expiry, policies, keys of the home --------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def test_a_revocation_ends_by_an_entry(home: Controlled) -> None:
     fill(home, 3, lasts=2)
     home.client.change("revoke", kind="agent", name="stays", reason="leak")
     assert len(names(home.joined())) == 4
-    wait_until(lambda: home.client.get("/status")["live"] == 3, 10, "they have ended")
+    wait_until(lambda: home.client.get("/status")["live"] == 3, 30, "they have ended")
     follower = home.joined()
     assert names(follower) == {"agent:stays"}
     ends = home.client.get("/audit?key=revocation/session:s0")["entries"]
@@ -189,7 +190,7 @@ def test_what_ended_while_control_was_down_ends_when_it_is_back(home: Controlled
     home.kill()
     time.sleep(1.5)
     home.start()
-    wait_until(lambda: home.client.get("/live?kind=revocation")["entries"] == [], 5, "they have ended")
+    wait_until(lambda: home.client.get("/live?kind=revocation")["entries"] == [], 30, "they have ended")
     assert names(home.joined()) == set()
 
 
@@ -240,7 +241,7 @@ def test_a_bad_set_keeps_the_old_one_and_says_where_it_is_bad(home: Controlled) 
     assert said["problem"]["text"].startswith(f"{said['problem']['file']}:2:26: ")
     assert said["problem"]["text"] in (home.home.log / "control.log").read_text()
     run_file = home.home.run_file("control")
-    wait_until(lambda: json.loads(run_file.read_text())["policy_problem"] == said["problem"], 10, "the run file says so too")
+    wait_until(lambda: json.loads(run_file.read_text())["policy_problem"] == said["problem"], 30, "the run file says so too")
     set_policy(home, PERMIT + "// right again\n")
     wait_policy(home, lambda said: said["problem"] is None)
     (home.home.policies / "p.cedar").chmod(0)
@@ -283,7 +284,7 @@ def test_hosts_and_workers_of_the_home_are_registered_and_stay_removed(home: Con
     home.start_all()
     other = pin(home, "workers", "work-1")
     (home.home.trusted("hosts") / "broken.pub").write_text("nothing")
-    follower = wait_until(lambda: (f := home.joined()) and f.get("worker/work-1") and f, 10, "the worker is registered")
+    follower = wait_until(lambda: (f := home.joined()) and f.get("worker/work-1") and f, 30, "the worker is registered")
     assert follower.get("enforcer/enforce-1").value == {"key": public}
     assert follower.get("worker/work-1").value == {"key": other}
     assert follower.get("enforcer/enforce-1").actor == "home"
@@ -296,7 +297,7 @@ def test_hosts_and_workers_of_the_home_are_registered_and_stay_removed(home: Con
     home.client.change("enforcer-add", name="enforce-1", key=public)
     assert home.joined().get("enforcer/enforce-1") is not None
     new = pin(home, "hosts", "enforce-1")
-    wait_until(lambda: home.client.get("/live?kind=enforcer")["entries"][0]["value"]["key"] == new, 5, "the new key is known")
+    wait_until(lambda: home.client.get("/live?kind=enforcer")["entries"][0]["value"]["key"] == new, 30, "the new key is known")
 
 
 # -- control's keys ----------------------------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_a_key_is_rotated_while_both_are_accepted_and_then_retired(home: Control
     assert "is the one that signs" in home.client.refused("key-retire", key_id=new.hex())
 
     home.client.change("key-retire", key_id=old.hex())
-    wait_until(lambda: f"key/{old.hex()}" not in {e.key for e in home.joined().entries()}, 5, "the old key is gone")
+    wait_until(lambda: f"key/{old.hex()}" not in {e.key for e in home.joined().entries()}, 30, "the old key is gone")
     assert set(home.pins()) == {new}
     assert set(home.joined(pins={new: home.pins()[new]}, strict=True).keys) == {new}
     assert {one for key, one in signers(home).items()} == {new}, "nothing that is live needs the old key"
@@ -342,18 +343,18 @@ def test_a_missing_control_key_is_named(home: Controlled) -> None:
     (path,) = home.home.private_key("control", "x").parent.iterdir()
     data = path.read_bytes()
     path.unlink()
-    assert home.start(wait=False).wait(20) == 2
+    assert home.start(wait=False).wait(60) == 2
     assert f"{path}: is missing" in home.said()
     path.write_bytes(data)
     path.chmod(0o644)
-    assert home.start(wait=False).wait(20) == 2
+    assert home.start(wait=False).wait(60) == 2
     assert f"{path}: mode is 0644, must be 0600" in home.said()
 
 
 def test_one_control_at_a_time_writes_a_journal(home: Controlled) -> None:
     home.start_all()
     with Controlled(home.home.root, config=FAST) as other:
-        assert other.start(wait=False).wait(20) == 2
+        assert other.start(wait=False).wait(60) == 2
         assert f"the journal of control is held by process {home.pids()['control']}" in other.said()
     home.client.change("pause", reason="the first one goes on")
 
@@ -434,7 +435,7 @@ def test_a_removed_key_leaves_kafka_for_good_after_a_while(kafka: Kafka, tmp_pat
             return {one.key for one in home.read() if one.value is None}
 
         assert buried() == set(), "at first every reader hears of it"
-        wait_until(lambda: buried() == {b"revocation/session:s1"}, 10, "what is not live is buried, and nothing else")
+        wait_until(lambda: buried() == {b"revocation/session:s1"}, 30, "what is not live is buried, and nothing else")
         home.kill()
         home.start(step=BURY_SOON)
         assert names(home.joined(strict=True)) == {"session:s0", "session:s2"}

@@ -31,7 +31,7 @@ from schemas.home import Home
 from schemas.process import read_run_file
 from tests.support.home import wait_until
 
-START_S = 30.0
+START_S = 60.0
 NOT_ROOT = "only root can become another user"
 
 STEPS = (
@@ -56,7 +56,7 @@ class Client:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def ask(self, method: str, path: str, body: Any = None, *, timeout: float = 30) -> tuple[int, Any]:
+    def ask(self, method: str, path: str, body: Any = None, *, timeout: float = 60) -> tuple[int, Any]:
         """(status, JSON). Raises OSError or HTTPException when the connection breaks."""
         link = http.client.HTTPConnection("control", timeout=timeout)
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -142,13 +142,13 @@ class Controlled:
         """kill -9."""
         process = self._living.pop(role)
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
     def stop(self, role: str = "control") -> int:
         """SIGTERM; returns the exit code."""
         process = self._living.pop(role)
         process.terminate()
-        return process.wait(20)
+        return process.wait(60)
 
     def pids(self) -> dict[str, int]:
         """Who lives."""
@@ -160,7 +160,7 @@ class Controlled:
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         for process in self._living.values():
             process.kill()
-            process.wait(20)
+            process.wait(60)
 
     # -- the topic ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Controlled:
                 found = taken if isinstance(taken, Beat) else found
         return follower, found
 
-    def joined(self, *, seconds: float = 10, pins: dict[bytes, bytes] | None = None, strict: bool = False) -> Follower:
+    def joined(self, *, seconds: float = 30, pins: dict[bytes, bytes] | None = None, strict: bool = False) -> Follower:
         """Whoever joins now and is synced, in `seconds`."""
 
         def look() -> Follower | None:

@@ -16,6 +16,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from pipeline.core.control import OWN, Change, Log
@@ -161,8 +162,8 @@ class Books:
             raise Broken from fault
         self.log.apply(change)
         self._fresh.update((one[0], one) for one in fresh)
-        while len(self._fresh) > FRESH_MAX:
-            del self._fresh[next(iter(self._fresh))]
+        for epoch in list(islice(self._fresh, max(0, len(self._fresh) - FRESH_MAX))):
+            del self._fresh[epoch]
         self.changed()
         try:
             await self._run(self._journal.say_head)
