@@ -240,6 +240,24 @@ def test_a_crash_between_commit_and_head_leaves_a_journal_that_goes_on(tmp_path:
     journal.close()
 
 
+def test_a_backup_that_is_made_as_the_page_says_is_whole_whatever_is_changed_meanwhile(tmp_path: Path) -> None:
+    write(tmp_path / "control", 5)
+    log, journal = Log(), Journal(tmp_path / "control")
+    journal.open(log)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    shutil.copy(tmp_path / "control" / "head.json", backup)
+    change = log.change({"do": "pause", "reason": "fire"}, now_ns=NOW, actor="uid:test")
+    journal.commit(change, [SEAL], request_id="request-of-a-moment", request="x")
+    journal.say_head()
+    source, target = sqlite3.connect(journal.path), sqlite3.connect(backup / "journal.sqlite")
+    source.backup(target)
+    source.close()
+    target.close()
+    journal.close()
+    assert read(backup)[0] == read(tmp_path / "control")[0]
+
+
 def test_a_change_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, 2)
     log, journal = Log(), Journal(tmp_path)

@@ -6,8 +6,10 @@ last set that came from files: so a rollback stands until somebody edits them. A
 
 import asyncio
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 ACTOR: Final = "home"
 ROLES: Final = {"hosts": "enforcer", "workers": "worker"}
 KEY_FILE_BYTES_MAX: Final = 4096
+RETRY_S: Final = 5.0
 
 _PLACE: Final = re.compile(r"^(.*?):(\d+):(\d+): (.*)$")
 
@@ -68,7 +71,8 @@ class Watch:
         self._embedded = embedded_broker(config)
         self._seen: object = None
         self._done: object = None
-        self._trust: dict[str, object] = {}
+        self._trust: dict[Path, tuple[object, float]] = {}
+        """What a pinned key looked like, and when to try again where it could not be registered."""
         self.problem: Problem | None = None
 
     async def run(self) -> None:
@@ -137,13 +141,17 @@ class Watch:
             folder = self._home.trusted(role)
             for name, about in _names(folder, ".pub"):
                 path = folder / name
-                if self._trust.get(str(path)) == about:
+                known, due = self._trust.get(path, (None, math.inf))
+                if known == about and time.monotonic() < due:
                     continue
+                due = math.inf
                 try:
                     await self._register(kind, path)
-                except OperatorFault as fault:
-                    log.error("%s: is not registered: %s", path, fault)
-                self._trust[str(path)] = about
+                except OperatorFault as fault:  # also one that passes, such as no room on the embedded broker
+                    due = time.monotonic() + RETRY_S
+                    if known != about:
+                        log.error("%s: is not registered: %s", path, fault)
+                self._trust[path] = about, due
 
     async def _register(self, kind: str, path: Path) -> None:
         public = _public(path)
