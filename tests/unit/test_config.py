@@ -31,6 +31,7 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[enforcer]\nfsync = 1", "enforcer.fsync: `1` is not true or false"),
         ("[enforcer]\nspool_bytes = 8388608", "enforcer.spool_bytes: 8388608 is less than two segments of 8388608 bytes"),
         ("[enforcer]\nspool_reserved_bytes = 134217728", "enforcer.spool_reserved_bytes: 134217728 leaves no segment"),
+        ("[control]\nstale_ms = 1999", "control.stale_ms: 1999 is less than two heartbeats of 1000 ms"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
