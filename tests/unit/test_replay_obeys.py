@@ -68,6 +68,22 @@ def test_a_revocation_before_the_record_is_obeyed_by_it(site: Site) -> None:
     assert decided(site) == [(*REVOKED_AGENT, 2)]
 
 
+def test_a_revocation_just_behind_the_decision_is_in_the_record_and_nothing_has_to_be_taken_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = site.obeyed.follow
+
+    def followed(*, wait: bool = False) -> bool:
+        new = follow(wait=wait)
+        if site.epoch == 1:
+            site.change("agent:a")
+        return new
+
+    monkeypatch.setattr(site.obeyed, "follow", followed)
+    assert site.door.call(said(1)).reason == "revoked"
+    assert decided(site) == [(*REVOKED_AGENT, 2)]
+
+
 def test_a_revocation_between_record_and_act_takes_the_verdict_back(site: Site) -> None:
     door = between(site, Kind.DECISION, lambda: site.change("agent:a"))
     decision = door.call(said(1))
