@@ -2,7 +2,7 @@
 
     take(entry)   each entry once, in the order of epochs; a removal takes its key out
 
-Pure. An entry is held as its canonical bytes: some 700 bytes of memory for a revocation, with all that is known of it.
+Pure. An entry is held as its canonical bytes: some 600 bytes of memory for a revocation, with all that is known of it.
 """
 
 import heapq
