@@ -42,7 +42,7 @@ JOIN_LIVE: Final = 100_000
 
 WAIT_S: Final = 10.0
 PAUSE_S: Final = 0.02
-LOOK_S: Final = 0.005
+LOOK_S: Final = 0.05
 DECIDING_S: Final = 400
 """Calls for so long are in the file."""
 

@@ -39,7 +39,10 @@ def attack(story: Story, truth: Truth, broker: Broker, control: list[Signer]) ->
             broker.write(broker.identity, old.key, bytes(changed))
             broker.past.pop()
         case "tombstone":
-            broker.write(broker.identity, old.key, None)
+            recent = [message.key for message in broker.control.messages[-8:] if message.key != HEARTBEAT.encode()]
+            broker.write(broker.identity, story.pick(recent) if recent else old.key, None)
+            if not broker.embedded:
+                broker.compact()
         case "forged ack" if broker.acks.messages:
             data = story.pick(broker.acks.messages).value or b""
             broker.acks.append(b"enforce-1", data[:4] + STRANGER.sign(data[:4] + data[68:]) + data[68:], None)

@@ -18,7 +18,7 @@ from schemas.home import Home
 from schemas.topics import Topics
 from tests.sim.control.journal import Books, Journal
 from tests.sim.control.rules import Truth
-from tests.sim.control.topic import EMBEDDED_BYTES_MAX, Broker, Wire
+from tests.sim.control.topic import EMBEDDED_BYTES_MAX, LIVE_BYTES_MAX, Broker, Wire
 from tests.sim.story import Broken, Story
 
 PART = 4
@@ -46,7 +46,7 @@ class Control:
         self.story = story
         self.truth = truth
         self.broker = broker
-        self.books = Books(story, truth, journal)
+        self.books = Books(story, truth, journal, LIVE_BYTES_MAX if broker.embedded else 0)
         self.cut = False
         """Whether the network keeps it from the broker."""
         self.heard = Heard(home, config, self.books, self.complain)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class Control:
             self._all_again()
 
     def _room(self) -> int:
-        return EMBEDDED_BYTES_MAX - 2 * self.books.log.live_bytes
+        return EMBEDDED_BYTES_MAX * 9 // 10 - 2 * self.books.log.live_bytes
 
     def _connect(self) -> None:
         self._abandon()

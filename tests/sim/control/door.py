@@ -130,6 +130,7 @@ class Spool:
         self.full = False
         self.last_seq = 0
         self.call: RecordedCall | None = None
+        self.seen: SeenReader | None = None
         self.may_die = False
         self._story = story
         self._truth = truth
@@ -141,7 +142,8 @@ class Spool:
             raise SpoolFull("the spool is full")
         self.last_seq += 1
         assert self.call is not None
-        self._truth.recorded(self._boot, self.last_seq, self.call, record, self._story.clock.monotonic_ns())
+        seen = self.seen.read() if self.seen is not None else None
+        self._truth.recorded(self._boot, self.last_seq, self.call, record, seen, self._story.clock.monotonic_ns())
         if self.may_die and self._story.chance(0.02):
             self._story.fault("door died in a call")
             raise Died
@@ -169,7 +171,7 @@ class Door:
         self._obeyed = obeyed.Obeyed(board, bundles, folder)
         self._obeyed.board._world = self._others  # type: ignore[attr-defined]
         self._door = ReplayDoor(self._spool, self._obeyed, self._rest)  # type: ignore[arg-type]
-        self.seen = SeenReader(str(folder))
+        self.seen = self._spool.seen = SeenReader(str(folder))
 
     def look(self, *, wait: bool = False) -> None:
         """What an idle door does every few milliseconds."""

@@ -37,11 +37,11 @@ class Journal:
 class Books:
     """One process's. `die` is asked at each step of a change, and may raise Died."""
 
-    def __init__(self, story: Story, truth: Truth, journal: Journal) -> None:
+    def __init__(self, story: Story, truth: Truth, journal: Journal, live_bytes_max: int) -> None:
         self.story = story
         self.truth = truth
         self.journal = journal
-        self.log = Log(journal.entries)
+        self.log = Log(journal.entries, live_bytes_max=live_bytes_max)
         self.empty = not journal.entries
         self.opened = self.log.epoch
         self.keys = self

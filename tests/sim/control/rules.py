@@ -199,12 +199,18 @@ class Truth:
         """A door has its folder and will look at the board from now on."""
         self.doors[boot] = DoorTruth(host, epoch=self.promised.get(host, 0))
 
-    def recorded(self, boot: str, seq: int, call: RecordedCall, record: tuple[Any, ...], now_ns: int) -> None:
-        """A door has recorded something."""
+    def recorded(
+        self, boot: str, seq: int, call: RecordedCall, record: tuple[Any, ...], seen: tuple[int, bytes, int] | None, now_ns: int
+    ) -> None:
+        """A door has recorded something; `seen` is its word as it stands then."""
         door = self.doors[boot]
         texts = record[TEXTS]
         if record[0] == Kind.DECISION:
             self.decided += 1
+            epoch, policy, _ = seen or (0, b"", 0)
+            if record[EPOCH] < epoch or texts[POLICY_DIGEST] != policy.hex():
+                raise Broken("acks", f"door {boot} decides by {record[EPOCH]} and {texts[POLICY_DIGEST][:8]}, it has said "
+                             f"{epoch} and {policy.hex()[:8]}")  # fmt: skip
             self._decision(boot, door, call, record, texts, now_ns)
             if record[4] == Verdict.ALLOW:
                 door.open[seq] = call

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from tests.sim.story import Story
 
-EMBEDDED_BYTES_MAX = 16_000
+EMBEDDED_BYTES_MAX = 20_000
 """Above this the embedded broker drops the oldest; control sends everything again before that may be something live."""
+
+LIVE_BYTES_MAX = 7_000
+"""What may be live on the embedded broker: in the same proportion as in the product."""
 
 
 @dataclass(frozen=True, slots=True)

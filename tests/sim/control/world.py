@@ -126,7 +126,8 @@ class World:
         for board in self.boards:
             board.look()
         for door in self._free():
-            door.look()  # some hundred times
+            if ms > 60 or self.story.chance(0.5):
+                door.look()
 
     _actions: dict[Callable[["World"], None], int]
 
