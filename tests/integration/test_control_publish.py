@@ -168,6 +168,29 @@ def test_a_host_that_lacks_something_gets_the_whole_state_again(home: Controlled
     assert count() == 40 or time.monotonic() - begun > 9, "and not more often than every ten seconds"
 
 
+def test_an_old_entry_that_somebody_puts_back_is_removed_again(home: Controlled) -> None:
+    """It is signed and was true once; the topic has forgotten its removal, so whoever joins cannot know that it is over."""
+    home.start_all()
+    key = Ed25519PrivateKey.generate()
+    home.client.change("enforcer-add", name="h", key=key.public_key().public_bytes_raw().hex())
+    home.client.change("revoke", kind="session", name="over", reason="r")
+    home.joined()
+    old = next(one for one in home.read() if one.key == b"revocation/session:over")
+    home.client.change("unrevoke", kind="session", name="over")
+    home.kill("broker")
+    home.start("broker")
+    assert names(home.joined()) == set()
+    produce(home.servers(), (old.key.decode(), old.value))
+
+    def healed() -> bool:
+        say(home, (key, ack("h", 1, state="stale", why="a digest differs")))
+        last = [one for one in home.read() if one.key == old.key and one.value][-1]
+        return parse_entry(last.value).entry.value is None
+
+    wait_until(healed, 60, lambda: f"its removal is there again; {home.said()}", every=1.0)
+    assert names(home.joined()) == set()
+
+
 # -- expiry, policies, keys of the home --------------------------------------------------------------------------------
 
 

@@ -44,6 +44,12 @@ LOOK_S: Final = 0.1
 AGAIN_S: Final = 10.0
 """The whole state is sent again for a host that lacks something at most this often."""
 
+REREAD_S: Final = 60.0
+"""A host that still lacks something so soon after that has read what is not live: the topic is read, and that is removed."""
+
+WEDGED_S: Final = 20.0
+"""A producer that has something in hand and hears nothing for so long is given up: one can be wedged without an error."""
+
 AGAIN_BYTES_MAX: Final = 2 * MIB
 """Bytes behind the whole state until it is sent again, on the embedded broker."""
 
@@ -84,6 +90,8 @@ class Publisher:
         """Whether some of what was sent again may not be in the topic."""
         self._again_bundle = False
         """Whether the chunks of the policy set are sent again too."""
+        self._reread = False
+        """Whether the topic is to be read and repaired before anything else is sent."""
         self._since = 0
         """Bytes since the whole state was last begun."""
         self._tombs: deque[tuple[float, str]] = deque()
@@ -102,10 +110,18 @@ class Publisher:
         self._wake.set()
 
     def send_again(self, why: str) -> bool:
-        """Send the whole state once more, at most every AGAIN_S; returns whether it is."""
+        """Send the whole state once more, at most every AGAIN_S; returns whether it is.
+
+        Where that does not help, somebody has put an entry there whose removal the topic has forgotten: it is removed again.
+        """
         now = time.monotonic()
-        if self._again or now - self._again_at < AGAIN_S:
+        if self._again or self._reread or now - self._again_at < AGAIN_S:
             return False
+        if self._again_at and now - self._again_at < REREAD_S:
+            log.warning("%s, still: the topic is read, and what does not belong there is removed", why)
+            self._reread, self._again_at = True, 0.0
+            self._wake.set()
+            return True
         log.warning("%s: all live entries are sent again", why)
         self._again_all(bundle=True)
         return True
@@ -220,6 +236,9 @@ class Publisher:
                 looked = now
                 if self._look()[1] != identity:
                     raise PeerFault("the broker is a new one")
+            if self._reread:
+                self._reread, self._identity = False, None
+                raise PeerFault("the topic is read again for a host that lacks something")
             if self._embedded and not self._again and self._since > self._room():
                 self._again_all()
             # on the embedded broker nothing may come in between: what is live must fit into what it keeps
@@ -322,9 +341,12 @@ class _Session:
         self._wake = wake
         self._freed = asyncio.Event()
         self._epoch = self._counter = 0
+        self._answered = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def add(self, epoch: int, counter: int, future: "asyncio.Future[Any]") -> None:
+        if not self._hand:
+            self._answered = time.monotonic()
         self._hand.append((epoch, counter, future))
         future.add_done_callback(self._done)
 
@@ -334,6 +356,7 @@ class _Session:
         task.add_done_callback(self._tasks.discard)
 
     def _done(self, future: "asyncio.Future[Any]") -> None:
+        self._answered = time.monotonic()
         if future.cancelled() or future.exception() is not None:
             self._failed = self._failed or (KafkaError("cancelled") if future.cancelled() else future.exception())
         while self._hand and self._hand[0][2].done() and self._failed is None:
@@ -355,12 +378,14 @@ class _Session:
     def raise_failed(self) -> None:
         if self._failed is not None:
             raise self._failed
+        if self._hand and time.monotonic() - self._answered > WEDGED_S:
+            raise PeerFault(f"the broker has not answered for {WEDGED_S:.0f} s")
 
     async def room(self, limit: int) -> None:
-        """Wait until fewer than `limit` are in hand."""
+        """Wait until fewer than `limit` are in hand. Raises TimeoutError when nothing is answered for WEDGED_S."""
         while len(self._hand) >= limit and self._failed is None:
             self._freed.clear()
-            await self._freed.wait()
+            await asyncio.wait_for(self._freed.wait(), WEDGED_S)
         self.raise_failed()
 
     def abandon(self) -> None:
