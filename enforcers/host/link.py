@@ -132,8 +132,14 @@ class Link:
                 for ref in engine.lanes.due(time.monotonic_ns(), budget):
                     session.raise_failed()
                     engine.lanes.sent(ref)
-                    data = engine.outbox.frame(ref)
-                    session.add(engine, ref, await producer.send(self._topics.calls, data, partition=ref.lane.partition))
+                    try:
+                        data = engine.outbox.frame(ref)
+                        future = await producer.send(self._topics.calls, data, partition=ref.lane.partition)
+                    except BaseException:
+                        # no session has it in hand, so none would give it back: it would stay where it is for ever
+                        engine.lanes.failed(ref)
+                        raise
+                    session.add(engine, ref, future)
                     SENT.inc()
                     await session.room(OUTSTANDING_MAX)
             session.raise_failed()

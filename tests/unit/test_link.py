@@ -1,4 +1,4 @@
-"""A producer that says nothing at all: no acknowledgement and no error, as one that is wedged after an outage."""
+"""Producers after an outage: one that is wedged (no acknowledgement and no error), one that has no room for a frame."""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 
 from enforcers.host import link as link_module
 from enforcers.host.link import Link
@@ -33,6 +34,16 @@ class Silent:
         return asyncio.get_running_loop().create_future()
 
 
+class Crowded(Silent):
+    """A producer that waits in vain for room, as the first that is made; later ones take what they are given."""
+
+    async def send(self, *_: Any, **__: Any) -> "asyncio.Future[Any]":
+        """No room at first."""
+        if Silent.made == 1:
+            raise KafkaTimeoutError
+        return await super().send()
+
+
 class Book:
     """Lanes with one frame that is due again whenever it has failed."""
 
@@ -55,26 +66,38 @@ class Book:
         self.in_hand = False
 
 
-def test_a_producer_that_never_answers_is_given_up_and_another_sends_the_same_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "AIOKafkaProducer", Silent)
+def sends(root: Path, monkeypatch: pytest.MonkeyPatch, producer: type[Silent]) -> Book:
+    """Run a link until its one frame was given away twice."""
+    monkeypatch.setattr(link_module, "AIOKafkaProducer", producer)
     monkeypatch.setattr(link_module, "WEDGED_S", 0.2)
     monkeypatch.setattr(link_module, "RECONNECT_S", 0.01)
     monkeypatch.setattr(Silent, "made", 0)
     book = Book()
-    engine = SimpleNamespace(name="enforce-1", lanes=book, outbox=SimpleNamespace(frame=lambda _: b"frame"))
+    engine = SimpleNamespace(name="enforce-1", public="00", lanes=book, outbox=SimpleNamespace(frame=lambda _: b"frame"))
 
-    async def story() -> str:
-        link = Link(Home(tmp_path), Config(kafka=Kafka(servers="127.0.0.1:1")), lambda: [engine])  # type: ignore[list-item]
+    async def story() -> None:
+        home, config = Home(root), Config(kafka=Kafka(servers="127.0.0.1:1"))
+        link = Link(home, config, lambda: [engine])  # type: ignore[list-item]
         sending = asyncio.create_task(link.send())
         async with asyncio.timeout(20):
             while book.sends < 2:
                 await asyncio.sleep(0.05)
-        state = link.state
         sending.cancel()
         await asyncio.wait([sending])
-        return state
 
     asyncio.run(story())
+    return book
+
+
+def test_a_producer_that_never_answers_is_given_up_and_another_sends_the_same_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends(tmp_path, monkeypatch, Silent)
     assert Silent.made >= 2
+
+
+def test_a_frame_that_a_producer_did_not_take_is_given_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends(tmp_path, monkeypatch, Crowded)
+    assert Silent.made == 2
