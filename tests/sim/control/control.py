@@ -7,7 +7,7 @@ was not answered for is sent again by another producer, and what the old one had
 
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.shells.control.heard import Heard
 from pipeline.shells.control.recover import recover
@@ -208,11 +208,12 @@ class Control:
             self.heard_to = message.offset + 1
             self.heard.take(message.value)
 
-    def report(self, hosts: Mapping[str, Any]) -> None:
-        """What `wardline revoke` would print now."""
-        for said in self.heard.report(self.books.log.epoch):
-            if said["applied"] and said["host"] in hosts:
-                self.truth.reported(said["host"], self.books.log.epoch)
+    def report(self, words: Mapping[str, list[int]]) -> None:
+        """What `wardline revoke` would print now. `words` are the epochs of each host's living doors, by their own word."""
+        epoch = self.books.log.epoch
+        for said in self.heard.report(epoch):
+            if said["applied"]:
+                self.truth.reported(said["host"], epoch, words[said["host"]])
 
     def applied(self) -> bool:
         """Whether every registered host has applied everything."""

@@ -14,7 +14,8 @@ from enforcers.doors.replay import ReplayDoor
 from ext.board import BoardReader, SeenReader, Selectors
 from schemas.calls import RecordedCall
 from schemas.errors import SpoolFull
-from schemas.records import Decision, Standing, Verdict
+from schemas.records import Decision, Kind, Outcome, Standing, Verdict
+from schemas.selectors import caller_texts, target_texts
 from tests.sim.control.rules import Truth, allows
 from tests.sim.story import Died, Story
 from tests.support.entries import NOW_NS
@@ -131,19 +132,28 @@ class Spool:
         self.last_seq = 0
         self.call: RecordedCall | None = None
         self.seen: SeenReader | None = None
+        self.standing: Callable[[RecordedCall], int] = lambda _: Standing.GO
+        self.looked_ns = 0
+        """When its door last looked at the board before it records."""
         self.may_die = False
+        self._acted = False
         self._story = story
         self._truth = truth
         self._boot = boot
 
     def append(self, record: tuple[Any, ...]) -> int:
+        assert self.call is not None
+        if record[0] == Kind.EFFECT and record[5] != Outcome.REFUSED and not self._acted:
+            self._acted = True  # what it waits for from here on is room for its record
+            self._truth.acted(self._boot, Standing(self.standing(self.call)))
         if self.full and self._story.chance(0.2):
             self._story.fault("spool full")
             raise SpoolFull("the spool is full")
+        self._acted = False
         self.last_seq += 1
-        assert self.call is not None
         seen = self.seen.read() if self.seen is not None else None
-        self._truth.recorded(self._boot, self.last_seq, self.call, record, seen, self._story.clock.monotonic_ns())
+        now_ns = self._story.clock.monotonic_ns()
+        self._truth.recorded(self._boot, self.last_seq, self.call, record, seen, now_ns, self.looked_ns)
         if self.may_die and self._story.chance(0.02):
             self._story.fault("door died in a call")
             raise Died
@@ -172,6 +182,12 @@ class Door:
         self._obeyed.board._world = self._others  # type: ignore[attr-defined]
         self._door = ReplayDoor(self._spool, self._obeyed, self._rest)  # type: ignore[arg-type]
         self.seen = self._spool.seen = SeenReader(str(folder))
+        self._spool.standing = self._standing
+
+    def _standing(self, call: RecordedCall) -> int:
+        """What the door's board says of a call at this moment."""
+        who = caller_texts(call.chain, session=call.session, token=call.token)
+        return self._obeyed.board.check(Selectors(who), Selectors(target_texts(call.resource)))
 
     def look(self, *, wait: bool = False) -> None:
         """What an idle door does every few milliseconds."""
@@ -194,8 +210,9 @@ class Door:
 
     def _others(self) -> None:
         """The rest of the world goes on while this door is between two instructions."""
-        if self.busy and self.story.chance(0.3):
-            self._world(2)
+        self._spool.looked_ns = self.story.clock.monotonic_ns()
+        if self.busy and self.story.chance(0.6 if self._door.open else 0.3):
+            self._world(8 if self._door.open else 2)
 
     def _rest(self, why: str, *, may_stop: bool) -> None:
         if may_stop and self.story.chance(0.6):

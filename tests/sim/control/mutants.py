@@ -30,17 +30,6 @@ def fresh_from_when_it_is_read() -> Iterator[None]:
 
 
 @contextmanager
-def fresh_from_the_last_answer() -> Iterator[None]:
-    """The time of the last question about the log's end counts, and not of the last that a message was behind."""
-
-    def wrong(self: Feed, offset: int) -> int:
-        return self._asked[-1][0] if self._asked else 0
-
-    with patch.object(Feed, "_written", wrong):
-        yield
-
-
-@contextmanager
 def floors_forgotten() -> Iterator[None]:
     """A host begins anew at each start: it believes any state that control ever had."""
     with patch.object(feed, "parse_floors", lambda data, name: Floors()):
@@ -269,7 +258,6 @@ def nobody_is_heard_who_joins() -> Iterator[None]:
 
 PLANTED: dict[str, tuple[Planted, str]] = {
     "freshness from when a heartbeat is read": (fresh_from_when_it_is_read, "fresh"),
-    "freshness from the last answer of the broker": (fresh_from_the_last_answer, "fresh"),
     "floors that are forgotten": (floors_forgotten, "forgets"),
     "an epoch that is acknowledged before it is kept": (acknowledged_before_it_is_kept, "acks"),
     "a digest that is not compared": (digest_not_compared, "states"),
@@ -284,7 +272,7 @@ PLANTED: dict[str, tuple[Planted, str]] = {
     "policies that are acknowledged too early": (policies_acknowledged_when_they_are_named, "acks"),
     "old policies in a door that stood still": (old_policies_until_the_new_are_ready, "policies"),
     "a stale board that is believed": (stale_is_go, "fresh"),
-    "a host that answers for its doors": (host_answers_for_its_doors, "acks"),
+    "a host that answers for its doors": (host_answers_for_its_doors, "report"),
     "a host that cannot begin and is not heard": (nobody_is_heard_who_joins, "converges"),
 }
 """What it is -> the bug, and the rule that catches it."""

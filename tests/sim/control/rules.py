@@ -5,10 +5,11 @@
     fresh      ... within the freshness bound before the record                    (at each record)
     policies   ... and by policies that were wanted within it, or LATE_S before
     right      ... while its host was registered with its key                      (at each record)
-    act        what was let out was not revoked, as of a moment within the bound   (at each end)
+    act        what was let out was not revoked, by the door's board and as of a   (at each end)
+               moment within the bound
     acks       after a door's word, each of its records obeys it; after a host's,  (at each record)
                those of doors that begin later do; what is acknowledged was made, and is on the disk
-    report     what control reports as applied by a host, its doors obey           (at each record)
+    report     what control reports as applied by a host, its doors have said, and obey
     word       a change that was answered for stands; one that was denied never comes
     forgets    no restart of a host takes its epoch or counter back                (at each start)
     runs       the shipped code meets no error that it does not foresee            (at each step)
@@ -28,7 +29,7 @@ from pipeline.core.control import Change
 from schemas.ack import Ack
 from schemas.calls import RecordedCall
 from schemas.control import PAUSE, POLICY, Entry
-from schemas.records import Kind, Outcome, Verdict
+from schemas.records import Kind, Outcome, Standing, Verdict
 from schemas.selectors import caller_texts, target_texts
 from tests.sim.story import Broken
 
@@ -186,8 +187,10 @@ class Truth:
             if door.epoch:
                 known.policies = door.policy_digest, door.epoch
 
-    def reported(self, host: str, epoch: int) -> None:
-        """Control says that a host and all of its doors have applied an epoch."""
+    def reported(self, host: str, epoch: int, words: Sequence[int]) -> None:
+        """Control says that a host and all of its doors have applied an epoch; `words` are what the doors have said."""
+        if words and min(words) < epoch:
+            raise Broken("report", f"{host} is reported to have applied epoch {epoch}, a door of it has said {min(words)}")
         self.promised[host] = max(self.promised.get(host, 0), epoch)
         for door in self.doors.values():
             if door.host == host:
@@ -200,9 +203,10 @@ class Truth:
         self.doors[boot] = DoorTruth(host, epoch=self.promised.get(host, 0))
 
     def recorded(
-        self, boot: str, seq: int, call: RecordedCall, record: tuple[Any, ...], seen: tuple[int, bytes, int] | None, now_ns: int
-    ) -> None:
-        """A door has recorded something; `seen` is its word as it stands then."""
+        self, boot: str, seq: int, call: RecordedCall, record: tuple[Any, ...], seen: tuple[int, bytes, int] | None,
+        now_ns: int, looked_ns: int,
+    ) -> None:  # fmt: skip
+        """A door has recorded something; `seen` is its word then, and `looked_ns` when it last asked what is wanted."""
         door = self.doors[boot]
         texts = record[TEXTS]
         if record[0] == Kind.DECISION:
@@ -212,12 +216,18 @@ class Truth:
                 raise Broken("acks", f"door {boot} decides by {record[EPOCH]} and {texts[POLICY_DIGEST][:8]}, it has said "
                              f"{epoch} and {policy.hex()[:8]}")  # fmt: skip
             self._decision(boot, door, call, record, texts, now_ns)
+            self._policies(boot, door, texts[POLICY_DIGEST], looked_ns)
             if record[4] == Verdict.ALLOW:
                 door.open[seq] = call
         else:
             made = door.open.pop(record[1])
             if record[5] != Outcome.REFUSED:
                 self._act(boot, door.host, made, now_ns)
+
+    def acted(self, boot: str, standing: Standing) -> None:
+        """A door does what it has recorded, and this is what its board says of it."""
+        if standing is not Standing.GO:
+            raise Broken("act", f"door {boot} lets out what its board calls {standing.name.lower()}")
 
     def _decision(
         self, boot: str, door: DoorTruth, call: RecordedCall, record: tuple[Any, ...], texts: Sequence[str], now_ns: int
@@ -239,8 +249,10 @@ class Truth:
             raise Broken("acks", f"door {boot} decides by epoch {epoch}, {door.epoch} was acknowledged for it")
         if door.policies is not None and digest != door.policies[0] and digest not in self._named_since(door.policies[1]):
             raise Broken("acks", f"door {boot} decides by policies {digest[:8]}, it has said {door.policies[0][:8]}")
-        then_ns = self.proved_ns(door.host, now_ns - self.late_ns)
-        if not any(one.policy == digest and one.was_at(min(proved_ns, then_ns or proved_ns)) for one in self.states):
+
+    def _policies(self, boot: str, door: DoorTruth, digest: str, looked_ns: int) -> None:
+        proved = [self.proved_ns(door.host, at) for at in (looked_ns, looked_ns - self.late_ns)]
+        if not any(one.policy == digest and one.was_at(at) for one in self.states for at in proved if at is not None):
             raise Broken("policies", f"door {boot} decides by policies {digest[:8]}, not wanted since long")
 
     def _ahead(self, epoch: int, reason: str, digest: str, call: RecordedCall) -> bool:

@@ -261,7 +261,8 @@ class World:
         self._control_works(lambda control: None if control.books.empty else control.books.expire())
 
     def _report(self) -> None:
-        self._control_works(lambda control: control.report(self.hosts))
+        words = {name: [said[0] for door in self.doors if door.host == name and (said := door.seen.read())] for name in HOSTS}
+        self._control_works(lambda control: control.report(words))
 
     def _loose_arrives(self) -> None:
         if self.loose:
@@ -463,8 +464,14 @@ class World:
     def heal_and_drain(self) -> None:
         """No more faults: within DRAIN_ROUNDS_MAX rounds everybody has the journal's state and has said so."""
         self.story.tell("healed")
+        attacked = "attacks" in self.faults
         self._heal()
-        for _ in range(DRAIN_ROUNDS_MAX):
+        for number in range(DRAIN_ROUNDS_MAX):
+            if number == DRAIN_ROUNDS_MAX // 2 and attacked:
+                # somebody has put an entry back whose removal was compacted away: only a start of control looks for that
+                self.story.fault("control restarted to repair the log")
+                self._control_dies()
+                self._guarded(self._control_starts)
             self._guarded(self._round)
             if self._agree():
                 break
