@@ -177,6 +177,7 @@ def test_a_revocation_for_two_seconds_ends_by_itself_and_the_audit_says_so(site:
     assert begun["value"]["expires"] <= ended["time"] < begun["value"]["expires"] + 2
 
 
+@pytest.mark.soak
 def test_cascade_reaches_an_agent_at_any_position_of_a_chain_and_an_end_lets_it_go_on(site: Wardline, tmp_path: Path) -> None:
     site.run("revoke", "agent", "acting", "--reason", "drill")
     assert "anywhere in a chain" in site.run("revoke", "agent", "anywhere", "--reason", "drill", "--cascade").stdout
@@ -345,6 +346,7 @@ def test_status_shows_control_and_the_enforcers_that_it_hears(site: Wardline) ->
 # -- the last test here: it leaves revocations behind ----------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_change_is_what_its_command_was_told_however_often_control_is_killed(site: Wardline) -> None:
     told: dict[str, set[str]] = defaultdict(set)
     done = threading.Event()

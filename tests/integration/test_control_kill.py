@@ -38,7 +38,8 @@ def followed(home: Controlled) -> dict[str, Any]:
     return {entry.key: entry.value for entry in home.joined().entries()}
 
 
-@pytest.mark.parametrize("new_broker", [False, True], ids=["the broker lives", "the broker is a new one each time"])
+@pytest.mark.parametrize("new_broker", [False, pytest.param(True, marks=pytest.mark.soak)],
+                         ids=["the broker lives", "the broker is a new one each time"])  # fmt: skip
 def test_a_change_is_made_everywhere_or_nowhere(tmp_path: Path, new_broker: bool) -> None:
     """Removing an agent is two entries: nobody may ever see one of them alone. Each start answers for the death before it."""
     with Controlled(tmp_path / "home") as home:
@@ -72,7 +73,7 @@ def test_a_change_is_made_everywhere_or_nowhere(tmp_path: Path, new_broker: bool
             home.kill()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_whatever_was_answered_is_in_force_after_any_number_of_kills(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     with Controlled(tmp_path / "home", config="[control]\nheartbeat_ms = 100\n") as home:

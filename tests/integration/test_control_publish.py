@@ -113,6 +113,7 @@ def test_what_is_changed_while_a_broker_comes_back_is_not_lost(home: Controlled)
     assert live == {entry.key: entry.value for entry in follower.entries()}
 
 
+@pytest.mark.soak
 def test_a_full_log_that_is_changed_again_and_again_stays_readable(home: Controlled) -> None:
     """The broker drops the oldest above 5 MiB: everything that is live must always be in what is left."""
     home.start_all()
@@ -148,6 +149,7 @@ def test_what_the_embedded_broker_cannot_keep_is_refused_with_the_limit(home: Co
     assert home.joined().get("pause") is not None
 
 
+@pytest.mark.soak
 def test_a_host_that_lacks_something_gets_the_whole_state_again(home: Controlled) -> None:
     home.start_all()
     fill(home, 20)
@@ -168,6 +170,7 @@ def test_a_host_that_lacks_something_gets_the_whole_state_again(home: Controlled
     assert count() == 40 or time.monotonic() - begun > 9, "and not more often than every ten seconds"
 
 
+@pytest.mark.soak
 def test_an_old_entry_that_somebody_puts_back_is_removed_again(home: Controlled) -> None:
     """It is signed and was true once; the topic has forgotten its removal, so whoever joins cannot know that it is over."""
     home.start_all()
@@ -445,6 +448,7 @@ def test_entries_of_strangers_are_removed_and_our_own_come_back(kafka: Kafka, tm
         assert next(one for one in reversed(home.read()) if one.key == b"revocation/session:s3").value is not None
 
 
+@pytest.mark.soak
 def test_a_removed_key_leaves_kafka_for_good_after_a_while(kafka: Kafka, tmp_path: Path) -> None:
     with Controlled(tmp_path / "home", kafka=kafka.address, config=f"prefix = \"three.\"\n{FAST}") as home:
         home.topic = "three.control"
