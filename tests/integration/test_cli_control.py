@@ -19,6 +19,8 @@ from schemas.errors import PeerFault
 from schemas.process import read_run_file
 from tests.support.home import Wardline, wait_until
 
+pytestmark = pytest.mark.soak
+
 SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 PERMIT = '@id("permit-all")\npermit (principal, action, resource);\n'
 FORBID = '@id("forbid-search")\nforbid (principal, action, resource == Tool::"workspace/search");\n'

@@ -17,6 +17,8 @@ from tests.support.frames import HOST_BOOT, Host
 from tests.support.home import Wardline, wait_until
 from tests.support.kafka import Kafka
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def main(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wardline]:

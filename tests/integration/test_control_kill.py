@@ -16,6 +16,8 @@ import pytest
 from pipeline.core.standing import entry_of
 from tests.support.controlling import DISK_FAILS, MADE_FROM, STEPS, Controlled
 
+pytestmark = pytest.mark.soak
+
 SECRET = f"scrypt$16384$8$1${'A' * 24}${'B' * 44}"
 BROKEN = (OSError, http.client.HTTPException)
 

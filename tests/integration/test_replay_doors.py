@@ -3,6 +3,8 @@
 import json
 import random
 import time
+import pytest
+
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,7 @@ def change(home: Wardline, control: Control, rng: random.Random, live: list[tupl
         live.append(one)
 
 
+@pytest.mark.soak
 def test_what_an_operator_decides_during_a_hundred_thousand_calls_is_obeyed_by_every_door_that_said_so(
     wardline: Wardline, tmp_path: Path
 ) -> None:
