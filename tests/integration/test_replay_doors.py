@@ -3,12 +3,12 @@
 import json
 import random
 import time
-import pytest
-
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeline.cli.controlclient import Control
 from schemas.config import load_config
