@@ -160,7 +160,7 @@ def test_a_change_that_races_with_a_hundred_thousand_decisions_is_never_lost(hos
     # the race took place: every door met many states and acknowledged them, and each kind of answer came up
     reasons = Counter(done.reason for done in judge.records)
     assert min(reasons[reason] for reason in ("permit", "revoked", "forbid")) > 500, reasons
-    assert len(host.states) > 300
+    assert len(host.states) > 100
     for door, said in host.said.items():
         assert len(said) > 100
         assert len({done.epoch for done in judge.records if done.door == door}) > 100
