@@ -24,6 +24,7 @@ from tests.sim.story import Broken, Story
 PART = 4
 HAND_MAX = 12
 AGAIN_NS = 10_000_000_000
+REREAD_NS = 60_000_000_000
 _T = TypeVar("_T")
 
 
@@ -63,7 +64,7 @@ class Control:
         self._repairs = False
         self._given = 0
         self._again: deque[int] = deque()
-        self._again_ns = -AGAIN_NS
+        self._again_ns = -REREAD_NS
         self._behind = 0
         """Bytes since the whole state was sent."""
         self._beat_ns = 0
@@ -162,7 +163,14 @@ class Control:
 
     def complain(self, why: str) -> None:
         """A host lacks something."""
-        if not self._again and self.story.clock.monotonic_ns() - self._again_ns >= AGAIN_NS:
+        since_ns = self.story.clock.monotonic_ns() - self._again_ns
+        if self._again or since_ns < AGAIN_NS:
+            return
+        if since_ns < REREAD_NS:
+            self.story.fault("log read and repaired", why[:60])
+            self._identity, self._again_ns = None, -REREAD_NS
+            self._abandon()
+        else:
             self.story.fault("whole state sent again", why[:60])
             self._all_again()
 

@@ -25,6 +25,8 @@ from tests.sim.control.topic import Broker, Message
 from tests.sim.story import Broken, Died, Story
 from tests.support.entries import Signer
 
+HOSTS = ("enforce-1", "enforce-2")
+SIGNERS = {name: Signer(name) for name in HOSTS}
 FETCH_MAX = 6
 WHILE_NS = 50_000_000_000
 """On the machine's clock: no history takes so long."""
@@ -121,7 +123,8 @@ class Host:
         self.bundles = home.host(name) / "bundle"
         self.broker = broker
         self.feed = Feed(
-            home, config, SimpleNamespace(topics=Topics(config.kafka.prefix), embedded=broker.embedded),  # type: ignore[arg-type]
+            home, config,
+            SimpleNamespace(topics=Topics(config.kafka.prefix), embedded=broker.embedded),  # type: ignore[arg-type]
             name=name, key=signer.public.hex(), board=self.board, hosts=lambda: (),  # type: ignore[arg-type]
         )  # fmt: skip
         floors = self.feed.obey.floors()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -59,8 +58,3 @@ class _Event:
 
     def clear(self) -> None:
         """Nobody waits."""
-
-
-def bundle_path(folder: Path, digest: str) -> Path:
-    """Where a host has a policy set."""
-    return folder / digest

@@ -26,7 +26,7 @@ KINDS = {
     # control, its journal and its producer
     "control died", "control died before a change was committed", "control died after a change was committed",
     "control cut off", "send: lost", "send: twice", "send: kept but failed", "a late message arrives", "revocations ended",
-    "whole state sent again", "key rotated", "key retired",
+    "whole state sent again", "log read and repaired", "key rotated", "key retired",
     # the log
     "broker down", "new broker", "broker drops the oldest", "message to a broker that is gone", "log compacted", "stall",
     # hosts

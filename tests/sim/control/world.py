@@ -5,15 +5,13 @@
                                           +---- [hear] <- acks <- [ack] <- seen <------------+
 
 Each `step` is one thing that happens to one of them; which one, and what goes wrong in it, the seed says. Each seed also draws
-which kinds of fault it has at all. `heal_and_drain` turns all faults off and lets everything run until all agree.
+which kinds of fault it has at all. `drain` turns all faults off and lets everything run until all agree.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -24,26 +22,25 @@ from schemas.config import Control as ControlConfig
 from schemas.errors import OperatorFault
 from schemas.home import Home
 from schemas.process import private_dir
-from tests.sim.control import attacks, shipped
+from tests.sim.control import shipped, troubles
 from tests.sim.control.control import Control, arrive
-from tests.sim.control.door import AGENTS, TOKENS, USERS, Door
-from tests.sim.control.host import Clocked, Host
+from tests.sim.control.door import Door
+from tests.sim.control.drain import heal_and_drain
+from tests.sim.control.host import HOSTS, SIGNERS, Clocked, Host
 from tests.sim.control.journal import Journal
+from tests.sim.control.operators import request
 from tests.sim.control.rules import Truth
 from tests.sim.control.topic import Broker, Wire
 from tests.sim.story import Broken, Died, Story
-from tests.support.entries import CONTROL, Signer
+from tests.support.entries import CONTROL
 
 STEPS = 150
 STALE_MS = 5_000
-HOSTS = ("enforce-1", "enforce-2")
-DRAIN_ROUNDS_MAX = 80
 NESTED_MAX = 3
-TRIES_MAX = 20
+SHORT = 4
+"""Steps; in more a change comes all the way from its operator to the board."""
 FAULTS = ("control dies", "hosts die", "doors die", "doors stop", "broker", "cuts", "send", "acks", "stalls", "disk", "attacks",
           "compaction", "spool", "keys")  # fmt: skip
-SECRET = f"scrypt$16384$8$1${'A' * 22}${'A' * 43}"
-SIGNERS = {name: Signer(name) for name in HOSTS}
 
 
 class World:
@@ -94,12 +91,13 @@ class World:
             self._guarded(lambda name=name: self._starts(name))
         self._guarded(self._control_starts)
         for _ in range(4):
-            self._round()
+            self.round()
         for _ in range(STEPS):
             self.step()
-        self.heal_and_drain()
+        heal_and_drain(self)
 
-    def _number(self) -> int:
+    def number(self) -> int:
+        """One that was not used."""
         self._numbers += 1
         return self._numbers
 
@@ -139,6 +137,9 @@ class World:
         try:
             for _ in range(steps):
                 self.step()
+            if steps > SHORT and self.story.chance(0.5):
+                self._guarded(self._operate)
+                self._guarded(self.round)
         finally:
             self._depth -= 1
 
@@ -174,79 +175,21 @@ class World:
     def _operate(self) -> None:
         if self.control is None or self.control.books.empty:
             return
-        request = self._request(self.control)
-        request_id = f"request {self._number()}"
+        asked = request(self, self.control)
+        request_id = f"request {self.number()}"
         self.unanswered.append(request_id)
         try:
-            epoch = self.control.books.make(request, request_id, "uid:tester")
+            epoch = self.control.books.make(asked, request_id, "uid:tester")
         except OperatorFault as fault:
-            self.story.tell(f"refused: {request['do']}: {fault}")
+            self.story.tell(f"refused: {asked['do']}: {fault}")
             self.unanswered.remove(request_id)
             return
         except Died:
             return self._control_dies()
         self.unanswered.remove(request_id)
         self.truth.answered(request_id, epoch)
-        self.story.tell(f"epoch {epoch}: {request['do']} {request.get('kind', '')} {request.get('name', '')}".rstrip())
-        self.story.seen[f"change: {request['do']}"] += 1
-
-    def _request(self, control: Control) -> Mapping[str, Any]:
-        log = control.books.log
-        missing = [name for name in HOSTS if log.get(f"enforcer/{name}") is None]
-        if missing and self.story.chance(0.7):
-            return {"do": "enforcer-add", "name": missing[0], "key": SIGNERS[missing[0]].public.hex()}
-        what = self.story.pick(("revoke",) * 6 + ("unrevoke",) * 3 + ("pause", "resume", "resume", "agent", "agent", "policy",
-                               "policy", "policy-rollback", "many", "keys", "enforcer"))  # fmt: skip
-        match what:
-            case "revoke":
-                return {"do": "revoke", **self._selected()}
-            case "unrevoke":
-                standing = log.entries("revocation")
-                value = self.story.pick(standing).value if standing else None
-                return {"do": "unrevoke", **{name: (value or {}).get(name, "") for name in ("kind", "name", "cascade")}}
-            case "pause":
-                return {"do": "pause", "reason": "test"}
-            case "agent":
-                name = self.story.pick("abcd")
-                if log.get(f"agent/{name}") is not None:
-                    return {"do": "agent-remove", "name": name}
-                return {"do": "agent-add", "name": name, "owner": "o", "secret": SECRET, "subs": [], "spiffe": []}
-            case "policy":
-                digest = hashlib.sha256(str(self._number()).encode()).hexdigest()
-                return {"do": "policy", "digest": digest, "bytes": 1, "packed": 1, "chunks": 1, "policies": 1}
-            case "many":
-                return {"do": "revoke-many", "items": [self._selected() for _ in range(3)]}
-            case "keys" if "keys" in self.faults:
-                return self._keys(control)
-            case "enforcer" if "keys" in self.faults and not missing:
-                return {"do": "enforcer-remove", "name": self.story.pick(HOSTS)}
-        return {"do": "policy-rollback"} if what == "policy-rollback" else {"do": "resume"}
-
-    def _selected(self) -> dict[str, Any]:
-        kind = self.story.pick(("agent", "agent", "token", "session", "destination", "principal"))
-        name = {
-            "agent": self.story.pick("ab"), "token": self.story.pick(TOKENS[1:]), "session": "s",
-            "destination": self.story.pick(("files", "files/read", "example.com", "never.seen")),
-            "principal": self.story.pick((*USERS, AGENTS[0])),
-        }[kind]  # fmt: skip
-        return {"kind": kind, "name": name, "cascade": self.story.chance(0.5), "reason": "test",
-                "for_s": self.story.pick((0, 0, 3, 8)), "not_before_s": 0}  # fmt: skip
-
-    def _keys(self, control: Control) -> Mapping[str, Any]:
-        """A new control key, or the end of the oldest once everybody has applied everything, as operators are told."""
-        names = [entry.name for entry in control.books.log.entries("key")]
-        for _ in range(3 if len(names) > 1 else 0):
-            self._round()
-        settled = self.control is control and control.ready and control.applied()
-        if len(names) > 1 and settled and len(self.hosts) == len(HOSTS):
-            self.story.fault("key retired")
-            control.books.sign_again()
-            control.all_again()
-            return {"do": "key-retire", "key_id": names[0]}
-        signer = Signer(f"control key {self._number()}")
-        self.journal.keys[signer.key_id.hex()] = signer
-        self.story.fault("key rotated")
-        return {"do": "key-rotate", "public": signer.public.hex()}
+        self.story.tell(f"epoch {epoch}: {asked['do']} {asked.get('kind', '')} {asked.get('name', '')}".rstrip())
+        self.story.seen[f"change: {asked['do']}"] += 1
 
     def _publish(self) -> None:
         self._control_works(Control.publish)
@@ -276,7 +219,7 @@ class World:
     # -- hosts -------------------------------------------------------------------------------------------------------
 
     def _starts(self, name: str) -> None:
-        boot = (1_700_000_000 << 32) + self._number()
+        boot = (1_700_000_000 << 32) + self.number()
         host = Host(self.story, self.truth, self.home, self.config, name, SIGNERS[name], self.broker, boot)
         host.may_die = "hosts die" in self.faults
         self.hosts[name] = host
@@ -361,7 +304,7 @@ class World:
                 self.doors.remove(door)
 
     def _door_starts(self, host: str) -> None:
-        folder = self.home.host(host) / "doors" / f"{(1_700_000_000 << 32) + self._number():016x}"
+        folder = self.home.host(host) / "doors" / f"{(1_700_000_000 << 32) + self.number():016x}"
         bundles = self.home.host(host) / "bundle"
         self.doors.append(Door(self.story, self.truth, host, self.home.board(host), bundles, folder, self._others))
 
@@ -380,50 +323,9 @@ class World:
             door.stopped = not door.stopped
             self.story.fault("door stopped" if door.stopped else "door goes on", door.boot[-4:])
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
-
-    def _broker_fails(self) -> None:
-        if "broker" in self.faults and self.broker.up:
-            self.broker.stop()
-
-    def _cut(self) -> None:
-        if "cuts" in self.faults:
-            victims = [*self.hosts.values(), *([self.control] if self.control else [])]
-            if victims:
-                victim = self.story.pick(victims)
-                victim.cut = True
-                self.story.fault("control cut off" if victim is self.control else "host cut off")
-
-    def _stall(self) -> None:
-        """Nobody runs for a while: what is in buffers grows old."""
-        if "stalls" in self.faults:
-            ms = self.story.pick((1_000, 3_000, 6_000, 20_000))
-            self.story.fault("stall", f"{ms} ms")
-            self._pass(ms)
-
-    def _disk_fails(self) -> None:
-        if "disk" in self.faults and self.hosts:
-            self.story.pick(list(self.hosts.values())).disk_full = True
-
-    def _repair(self) -> None:
-        if not self.broker.up:
-            return self.broker.start()
-        for host in self.hosts.values():
-            host.cut = host.disk_full = False
-        if self.control is not None:
-            self.control.cut = False
-
-    def _compact(self) -> None:
-        if "compaction" in self.faults and not self.broker.embedded and self.broker.up:
-            self.broker.compact()
-
-    def _attacker(self) -> None:
-        if "attacks" in self.faults:
-            attacks.attack(self.story, self.truth, self.broker, list(self.journal.keys.values()))
-
     # -- everybody at once -------------------------------------------------------------------------------------------
 
-    def _round(self) -> None:
+    def round(self) -> None:
         """What half a second without trouble brings."""
         for _ in range(2):
             self._pass(100)
@@ -457,90 +359,8 @@ class World:
             self._host_dies(name)
 
     def _all_work(self) -> None:
-        self._round()
+        self.round()
 
-    # -- the end -----------------------------------------------------------------------------------------------------
-
-    def heal_and_drain(self) -> None:
-        """No more faults: within DRAIN_ROUNDS_MAX rounds everybody has the journal's state and has said so."""
-        self.story.tell("healed")
-        attacked = "attacks" in self.faults
-        self._heal()
-        for number in range(DRAIN_ROUNDS_MAX):
-            if number == DRAIN_ROUNDS_MAX // 2 and attacked:
-                # somebody has put an entry back whose removal was compacted away: only a start of control looks for that
-                self.story.fault("control restarted to repair the log")
-                self._control_dies()
-                self._guarded(self._control_starts)
-            self._guarded(self._round)
-            if self._agree():
-                break
-        else:
-            raise Broken("converges", self._differences())
-        self._judge()
-
-    def _heal(self) -> None:
-        self.faults = set()
-        if not self.broker.up:
-            self.broker.start()
-        self.late_acks.clear()
-        for wire in self.loose:
-            while wire.hand:
-                key, value, *_ = wire.hand.popleft()
-                arrive(self.broker, self.truth, self.story, wire.identity, key, value)
-        self.loose.clear()
-        self._repair()
-        for host in self.hosts.values():
-            host.may_die = False
-        for door in self.doors:
-            door.stopped = False
-        if self.control is None:
-            self._guarded(self._control_starts)
-        assert self.control is not None
-        self.control.sends_badly = self.control.books.may_die = False
-        for _ in range(4):
-            self._guarded(self._round)
-        for name in HOSTS:
-            if self.control.books.log.get(f"enforcer/{name}") is None:
-                request = {"do": "enforcer-add", "name": name, "key": SIGNERS[name].public.hex()}
-                self.control.books.make(request, f"request {self._number()}", "uid:tester")
-            if not any(door.host == name for door in self.doors):
-                self._door_starts(name)
-
-    def _agree(self) -> bool:
-        control = self.control
-        assert control is not None
-        return (
-            control.ready
-            and control.books.log.epoch == self.truth.epoch
-            and all(h.feed.obey.state == "ready" and h.feed.obey.epoch == self.truth.epoch for h in self.hosts.values())
-            and len(self.hosts) == len(HOSTS)
-            and control.applied()
-        )
-
-    def _differences(self) -> str:
-        control = self.control
-        assert control is not None
-        said = [f"{h.name} {h.feed.obey.state} {h.feed.obey.epoch}: {h.feed.obey.why}" for h in self.hosts.values()]
-        reports = [(host["host"], host["applied"], host.get("state")) for host in control.heard.report(self.truth.epoch)]
-        return f"epoch {self.truth.epoch}, control has published {control.epoch}; {'; '.join(said)}; it has heard {reports}"
-
-    def _judge(self) -> None:
-        for host in self.hosts.values():
-            control = self.control
-            assert control is not None
-            if host.feed.obey.follower.digest() != control.books.log.digest():
-                raise Broken("converges", f"{host.name} has another digest than control")
-        before = self.truth.decided
-        for door in self.doors:
-            for _ in range(TRIES_MAX):
-                self._guarded(door.call)
-                if self.truth.decided > before:
-                    break
-                self._guarded(self._round)
-            else:
-                raise Broken("converges", f"door {door.boot} of {door.host} still waits")
-            before = self.truth.decided
 
 
 World._actions = {
@@ -565,11 +385,11 @@ World._actions = {
     World._door_stops: 2,
     World._control_killed: 2,
     World._host_killed: 2,
-    World._broker_fails: 2,
-    World._cut: 2,
-    World._stall: 2,
-    World._disk_fails: 1,
-    World._repair: 8,
-    World._compact: 2,
-    World._attacker: 6,
+    troubles.broker_fails: 2,
+    troubles.cut: 2,
+    troubles.stall: 2,
+    troubles.disk_fails: 1,
+    troubles.repair: 8,
+    troubles.compact: 2,
+    troubles.attacker: 6,
 }
