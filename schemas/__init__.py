@@ -2,9 +2,9 @@
 
 `limits` bounds everything; `errors` says who must act; `home` names the files and `process` opens them the same way in every
 process; `telemetry` is how each is watched; `calls` is a line of a recorded-calls file; `vocabulary` says which entities
-contain which by their names alone; `bundle` is the policy that decides it; `records` is what a door writes and `layout` the
-bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views and migrations; `frontier`
-tells the host what it may forget; `control` is an entry of the log that goes the other way, `follower` what its reader may
-believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has applied what; `config` is the
-configuration file, `links` reaches Kafka and ClickHouse as it says; `keys` are the signing keys.
+contain which by their names alone; `bundle` is the policy that decides it, `canonical` its one spelling; `records` is what a
+door writes and `layout` the bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views
+and migrations; `frontier` tells the host what it may forget; `control` is an entry of the log that goes the other way,
+`follower` what its reader may believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has
+applied what; `config` is the configuration file, `links` reaches Kafka and ClickHouse as it says; `keys` are the signing keys.
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
+from schemas.canonical import canonical
 from schemas.control import EPOCH_MAX, TENANT, Verify
 from schemas.errors import FrameFault
 from schemas.limits import ACK_BYTES_MAX, DOORS_MAX
@@ -62,7 +63,7 @@ class Ack:
 
     def encode(self, sign: Callable[[bytes], bytes]) -> bytes:
         """The Kafka message, signed by the host's frame key; its key is the host's name."""
-        payload = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        payload = canonical(asdict(self))
         return MAGIC + sign(MAGIC + payload) + payload
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from schemas.canonical import canonical, canonical_text
 from schemas.errors import OperatorFault
 
 FORM: Final = "wardline-bundle-1"
@@ -21,7 +22,6 @@ _MIDDLE: Final = '},"rules":['
 _END: Final = "]}"
 
 _scan = json.JSONDecoder().raw_decode
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 Constraint = tuple[str, ...]
 Entity = tuple[str, tuple[str, ...]]
@@ -54,7 +54,7 @@ class Bundle:
         ]
         parents = {uid: sorted(set(up)) for uid, up in sorted(self.parents.items())}
         value = {"form": FORM, "parents": parents, "rules": rules}
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        return canonical(value)
 
     @property
     def digest(self) -> str:
@@ -118,6 +118,6 @@ def _past(text: str, at: int, literal: str) -> int:
 def _piece(text: str, at: int) -> tuple[Any, int]:
     """One value in its one spelling, and where it ends."""
     value, behind = _scan(text, at)
-    if _write(value) != text[at:behind]:
+    if canonical_text(value) != text[at:behind]:
         raise ValueError("spelling")
     return value, behind

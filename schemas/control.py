@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 
+from schemas.canonical import canonical
 from schemas.errors import FrameFault
 from schemas.limits import ENTRY_BYTES_MAX, ENTRY_KEY_BYTES_MAX
 from schemas.vocabulary import shown
@@ -70,13 +71,22 @@ class Entry:
         """`agent:x` of `revocation/agent:x`; empty where a key is one word."""
         return self.key.partition("/")[2]
 
+    @property
+    def registered(self) -> bytes:
+        """The raw public key that an entry of a host or worker registers; empty when it has none that can be used."""
+        try:
+            public = bytes.fromhex((self.value or {})["key"])
+        except (KeyError, TypeError, ValueError):
+            return b""
+        return public if len(public) == 32 else b""
+
     def payload(self) -> bytes:
         """The canonical bytes: what is signed, and what the digest of the live entries is over."""
         value = {
             "tenant": self.tenant, "epoch": self.epoch, "key": self.key, "time": self.time_ns, "actor": self.actor,
             "value": self.value,
         }  # fmt: skip
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        return canonical(value)
 
     def encode(self, key_id: bytes, sign: Sign) -> bytes:
         """The Kafka message."""

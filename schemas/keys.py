@@ -9,6 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from schemas.control import key_id_of
 from schemas.errors import OperatorFault
 from schemas.home import Home
 from schemas.process import private_dir, write_atomic
@@ -82,6 +83,11 @@ def pinned(folder: Path) -> dict[str, bytes]:
         except ValueError as fault:
             raise OperatorFault(f"{path}: is no Ed25519 public key") from fault
     return found
+
+
+def control_pins(home: Home) -> dict[bytes, bytes]:
+    """Key id -> raw public key of the control keys that are trusted by file. Raises OperatorFault as `pinned` does."""
+    return {key_id_of(public): public for public in pinned(home.trusted("control")).values()}
 
 
 def own_key(home: Home, role: str, name: str) -> Ed25519PrivateKey:

@@ -3,10 +3,11 @@
 The embedded broker has another port after each start, so whoever reconnects asks again.
 """
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from schemas.config import Config
@@ -14,6 +15,9 @@ from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.keys import loose_mode
 from schemas.process import read_run_file
+
+STOP_S: Final = 5.0
+"""How long a Kafka client may take to close."""
 
 
 def embedded_broker(config: Config) -> bool:
@@ -26,6 +30,34 @@ def kafka_servers(home: Home, config: Config) -> str:
     if config.kafka.servers:
         return config.kafka.servers
     return _address(home, "broker")
+
+
+def broker_now(home: Home, config: Config) -> tuple[str, object]:
+    """The servers, and what changes when an embedded broker is another one (it then knows nothing).
+
+    Raises PeerFault while the embedded one is not up.
+    """
+    servers = kafka_servers(home, config)
+    if not embedded_broker(config):
+        return servers, servers
+    said = read_run_file(home.run_file("broker")) or {}
+    return servers, (said.get("pid"), said.get("address"))
+
+
+async def stop_client(client: Any, seconds: float = STOP_S) -> None:
+    """Close a Kafka client within `seconds`. What its own tasks raise, their cancellation too, ends with it and not with us."""
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.wait([stopping], timeout=seconds)
+    finally:
+        stopping.cancel()
+    if stopping.done() and not stopping.cancelled():
+        stopping.exception()
+
+
+def first_line(fault: BaseException) -> str:
+    """A fault of a Kafka client in one line."""
+    return f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no answer'}"
 
 
 def _address(home: Home, name: str) -> str:

@@ -245,7 +245,7 @@ class Obey:
             self._wanted = None if entry.value is None else entry
         elif entry.kind in ("worker", "enforcer"):
             held = self._workers if entry.kind == "worker" else self._enforcers
-            public = _public_hex(entry)
+            public = entry.registered.hex()
             if public:
                 held[entry.name] = public
             else:
@@ -361,12 +361,3 @@ def _not_before(entry: Entry) -> int:
     """Seconds; what is no number revokes everything."""
     said = (entry.value or {}).get("not_before", 0)
     return said if type(said) is int and said >= 0 else 0
-
-
-def _public_hex(entry: Entry) -> str:
-    """The key that an entry registers; empty when it registers none."""
-    try:
-        public = bytes.fromhex((entry.value or {})["key"])
-    except (KeyError, TypeError, ValueError):
-        return ""
-    return public.hex() if len(public) == 32 else ""

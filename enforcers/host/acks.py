@@ -19,11 +19,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
-from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch, first_line, stop
+from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch
 from enforcers.host.feed import Feed
 from ext.board import SeenReader
 from schemas.ack import Ack
 from schemas.errors import PeerFault
+from schemas.links import first_line, stop_client
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class Acks:
                     await asyncio.wait_for(self._due.wait(), EVERY_S)
         finally:
             self._producer = None
-            await stop(producer)
+            await stop_client(producer)
 
     async def _send_while(self, producer: AIOKafkaProducer, watch: Watch) -> None:
         """Send, and give up when the broker is another one or says nothing."""

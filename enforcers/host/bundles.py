@@ -14,9 +14,10 @@ from aiokafka.errors import KafkaError
 
 from enforcers.core.gather import Gather
 from enforcers.core.obey import Obey
-from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch, first_line, stop
+from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch
 from schemas.bundle import parse_bundle
 from schemas.errors import FrameFault, OperatorFault, PeerFault, WardlineError
+from schemas.links import first_line, stop_client
 from schemas.process import private_dir, write_atomic
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Finder:
                     if watch.another():
                         return
         finally:
-            await stop(consumer)
+            await stop_client(consumer)
 
     async def _find(self, consumer: AIOKafkaConsumer, wanted: Gather, watch: Watch) -> None:
         """Returns when the bundle is here, or another one is wanted."""

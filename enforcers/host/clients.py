@@ -1,19 +1,16 @@
-"""What the host's Kafka clients have in common: where the broker is now, when it is another one, and how a client is closed."""
+"""What the host's Kafka clients have in common: where the broker is now, and when it is another one."""
 
-import asyncio
 import time
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 
 from schemas.config import Config
 from schemas.home import Home
-from schemas.links import embedded_broker, kafka_security, kafka_servers
-from schemas.process import read_run_file
+from schemas.links import broker_now, embedded_broker, kafka_security
 from schemas.topics import Topics
 
 START_S: Final = 15.0
-STOP_S: Final = 5.0
 RECONNECT_S: Final = 0.3
 
 
@@ -31,11 +28,7 @@ class Broker:
 
         Raises PeerFault while the embedded one is not up.
         """
-        servers = kafka_servers(self._home, self._config)
-        if not self.embedded:
-            return servers, servers
-        said = read_run_file(self._home.run_file("broker")) or {}
-        return servers, (said.get("pid"), said.get("address"))
+        return broker_now(self._home, self._config)
 
     def options(self, servers: str) -> dict[str, Any]:
         """Keyword arguments for any client."""
@@ -64,19 +57,3 @@ class Watch:
             return False
         self._looked = now
         return self._broker.now()[1] != self._identity
-
-
-def first_line(fault: BaseException) -> str:
-    """A fault of a Kafka client in one line."""
-    return f"{type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else 'no answer'}"
-
-
-async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
-    stopping = asyncio.ensure_future(client.stop())
-    try:
-        await asyncio.wait([stopping], timeout=STOP_S)
-    finally:
-        stopping.cancel()
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()

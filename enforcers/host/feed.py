@@ -22,14 +22,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from prometheus_client import Counter, Gauge
 
 from enforcers.core.obey import Floors, Obey, parse_floors
-from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch, first_line, stop
+from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch
 from ext.board import BoardWriter
 from schemas.config import Config
-from schemas.control import key_id_of
 from schemas.errors import FrameFault, PeerFault, WardlineError
 from schemas.follower import Follower
 from schemas.home import Home
-from schemas.keys import Verify, pinned
+from schemas.keys import Verify, control_pins
+from schemas.links import first_line, stop_client
 from schemas.process import private_dir, write_atomic
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ class Feed:
     def _make(self) -> Obey:
         kept = self._floors or Floors()
         keys = {bytes.fromhex(key_id): bytes.fromhex(public) for key_id, public in kept.keys.items()}
-        if not keys:
-            found = pinned(self._home.trusted("control"))
-            keys = {key_id_of(public): public for public in found.values()}
+        keys = keys or control_pins(self._home)
         self._may_believe = bool(keys)
         follower = Follower(keys, epoch=kept.epoch, counter=kept.counter)
         return Obey(follower, self._board, host=self._name, key=self._key, stale_ns=self._stale_ns, floors=self._floors)
@@ -181,7 +179,7 @@ class Feed:
         finally:
             if asker is not None:
                 asker.cancel()
-            await stop(consumer)
+            await stop_client(consumer)
 
     async def _read(self, messages: Sequence[Any], end: int) -> None:
         self._heard = begun = time.monotonic()

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
 from enforcers.core.lanes import FrameRef
-from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch, first_line, stop
+from enforcers.host.clients import RECONNECT_S, START_S, Broker, Watch
 from enforcers.host.engine import Engine
 from schemas.config import Config
 from schemas.errors import FrameFault, PeerFault
@@ -25,6 +25,7 @@ from schemas.frontier import parse_frontier
 from schemas.home import Home
 from schemas.keys import Verify
 from schemas.limits import FRAME_BYTES_MAX, INFLIGHT_BYTES_MAX
+from schemas.links import first_line, stop_client
 from schemas.process import read_run_file
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Link:
         finally:
             # whoever is in hand now is unknown to us: sent again, and known to the worker if it did arrive
             session.abandon()
-            await stop(producer)
+            await stop_client(producer)
 
     async def _pump(self, producer: AIOKafkaProducer, session: "_Session") -> None:
         watch = Watch(self._broker, self._identity)
@@ -178,7 +179,7 @@ class Link:
                 log.debug("frontiers: %s", fault)
             finally:
                 if consumer is not None:
-                    await stop(consumer)
+                    await stop_client(consumer)
             await asyncio.sleep(RECONNECT_S)
 
     def _heard(self, data: bytes | None) -> None:

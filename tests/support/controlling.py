@@ -22,12 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-
-from schemas.control import key_id_of
 from schemas.errors import FrameFault
 from schemas.follower import Beat, Follower
 from schemas.home import Home
+from schemas.keys import control_pins
 from schemas.process import read_run_file
 from tests.support.home import wait_until
 
@@ -171,11 +169,7 @@ class Controlled:
 
     def pins(self) -> dict[bytes, bytes]:
         """The control keys that are pinned in this home."""
-        found = {}
-        for path in self.home.trusted("control").glob("*.pub"):
-            public = serialization.load_pem_public_key(path.read_bytes()).public_bytes_raw()  # type: ignore[union-attr]
-            found[key_id_of(public)] = public
-        return found
+        return control_pins(self.home)
 
     def read(self, topic: str = "") -> list[Any]:
         """Every message of a topic, by default of the control log."""

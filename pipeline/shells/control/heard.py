@@ -18,8 +18,7 @@ from schemas.config import Config
 from schemas.control import Verify
 from schemas.errors import FrameFault, PeerFault
 from schemas.home import Home
-from schemas.links import embedded_broker, kafka_security, kafka_servers
-from schemas.process import read_run_file
+from schemas.links import broker_now, embedded_broker, kafka_security
 from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -101,25 +100,18 @@ class Heard:
         """Listen for ever; returns only by cancellation."""
         while True:
             try:
-                servers, identity = self._look()
+                servers, identity = broker_now(self._home, self._config)
                 options = {"bootstrap_servers": servers, "client_id": "wardline-control-acks", **kafka_security(self._config)}
                 async with reader(options, self._topic, wait_ms=20 if self._embedded else 500) as (consumer, place):
                     async for message in to_end(consumer, place, begin=await self._begin(consumer, place)):
                         self.take(message.value, ago_s=time.time() - message.timestamp / 1000)
-                    while self._look()[1] == identity:
+                    while broker_now(self._home, self._config)[1] == identity:
                         for messages in (await consumer.getmany(place, timeout_ms=int(LOOK_S * 1000))).values():
                             for message in messages:
                                 self.take(message.value)
             except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
                 log.debug("acknowledgements: %s", fault)
             await asyncio.sleep(RECONNECT_S)
-
-    def _look(self) -> tuple[str, object]:
-        servers = kafka_servers(self._home, self._config)
-        if not self._embedded:
-            return servers, servers
-        said = read_run_file(self._home.run_file("broker")) or {}
-        return servers, (said.get("pid"), said.get("address"))
 
     async def _begin(self, consumer: Any, place: Any) -> int | None:
         """Where to begin: the embedded broker keeps little, Apache Kafka is asked for what is not older than PAST_S."""

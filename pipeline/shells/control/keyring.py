@@ -6,14 +6,12 @@ of a rotation that did not reach the journal: it is ignored. One that the log ha
 
 from collections.abc import Iterable
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.keys import loose_mode
+from schemas.keys import loose_mode, parse_private, private_pem, public_pem, raw_public
 from schemas.process import private_dir, sync_folder, write_atomic
 
 
@@ -45,16 +43,13 @@ class Keyring:
     def make(self) -> str:
         """Make a key and have it on disk; returns its id. Nobody accepts it before the log names it."""
         made = Ed25519PrivateKey.generate()
-        key_id = key_id_of(made.public_key().public_bytes_raw()).hex()
-        pem = made.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_atomic(self._home.private_key("control", key_id), pem)
+        key_id = key_id_of(raw_public(made.public_key())).hex()
+        write_atomic(self._home.private_key("control", key_id), private_pem(made))
         return key_id
 
     def public(self, key_id: str) -> str:
         """The public half of a key, hex. Raises OperatorFault when its file is missing, loose or wrong."""
-        return self._load(key_id).public_key().public_bytes_raw().hex()
+        return raw_public(self._load(key_id).public_key()).hex()
 
     def use(self, key_id: str) -> None:
         """Sign with this key from now on. Raises OperatorFault as `public` does."""
@@ -65,9 +60,7 @@ class Keyring:
         """Have the public halves of these keys pinned in this home."""
         for key_id in key_ids:
             path = self._pins / f"{key_id}.pub"
-            pem = self._load(key_id).public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )  # fmt: skip
+            pem = public_pem(raw_public(self._load(key_id).public_key()))
             if not path.exists() or path.read_bytes() != pem:
                 write_atomic(path, pem)
 
@@ -85,12 +78,7 @@ class Keyring:
             raise OperatorFault(f"{path}: is missing: control signs with it; restore it from the backup of this home")
         if wrong := loose_mode(path):
             raise OperatorFault(wrong)
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (ValueError, UnsupportedAlgorithm) as fault:
-            raise OperatorFault(f"{path}: is no private key") from fault
-        if not isinstance(key, Ed25519PrivateKey):
-            raise OperatorFault(f"{path}: is no Ed25519 key")
-        if key_id_of(key.public_key().public_bytes_raw()).hex() != key_id:
+        key = parse_private(path.read_bytes(), path)
+        if key_id_of(raw_public(key.public_key())).hex() != key_id:
             raise OperatorFault(f"{path}: is the key of another name")
         return key

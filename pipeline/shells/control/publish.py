@@ -21,7 +21,7 @@ from prometheus_client import Counter, Gauge
 
 from pipeline.shells.control.books import Books
 from pipeline.shells.control.recover import Recovery, recover
-from pipeline.shells.control.topic import START_S, stop
+from pipeline.shells.control.topic import START_S
 from pipeline.shells.topics import ensure_topics
 from schemas.chunks import split_bundle
 from schemas.config import Config
@@ -29,8 +29,7 @@ from schemas.control import HEARTBEAT, POLICY
 from schemas.errors import PeerFault
 from schemas.home import Home
 from schemas.limits import MIB
-from schemas.links import embedded_broker, kafka_security, kafka_servers
-from schemas.process import read_run_file
+from schemas.links import broker_now, embedded_broker, first_line, kafka_security, stop_client
 from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -156,14 +155,6 @@ class Publisher:
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[str, object]:
-        """Servers, and what changes when an embedded broker is another one (it then knows nothing)."""
-        servers = kafka_servers(self._home, self._config)
-        if not self._embedded:
-            return servers, servers
-        said = read_run_file(self._home.run_file("broker")) or {}
-        return servers, (said.get("pid"), said.get("address"))
-
     async def run(self) -> None:
         """Publish for ever; returns only by cancellation.
 
@@ -171,7 +162,7 @@ class Publisher:
         """
         while True:
             try:
-                servers, identity = self._look()
+                servers, identity = broker_now(self._home, self._config)
                 options = {"bootstrap_servers": servers, "client_id": "wardline-control", **kafka_security(self._config)}
                 if identity != self._identity:
                     self.epoch = 0  # nothing is known of what is there
@@ -181,8 +172,7 @@ class Publisher:
                 else:
                     await self._publish(options, identity, None)
             except (TimeoutError, KafkaError, OSError, PeerFault) as fault:
-                text = str(fault).splitlines()[0] if str(fault) else "no answer"
-                problem = text if isinstance(fault, PeerFault) else f"kafka: {type(fault).__name__}: {text}"
+                problem = str(fault) if isinstance(fault, PeerFault) else f"kafka: {first_line(fault)}"
                 if problem != self.problem:
                     log.warning("%s; a new producer sends what is not there", problem)
                 self.problem = problem
@@ -208,7 +198,7 @@ class Publisher:
             await self._pump(producer, session, identity)
         finally:
             session.abandon()
-            await stop(producer)
+            await stop_client(producer)
 
     async def _repair(self, producer: Any, session: "_Session", found: Recovery) -> None:
         """Send what the topic lacks, before anything else and without a heartbeat: what is read meanwhile is not whole."""
@@ -234,7 +224,7 @@ class Publisher:
             now = time.monotonic()
             if self._embedded and now - looked > LOOK_S:
                 looked = now
-                if self._look()[1] != identity:
+                if broker_now(self._home, self._config)[1] != identity:
                     raise PeerFault("the broker is a new one")
             if self._reread:
                 self._reread, self._identity = False, None

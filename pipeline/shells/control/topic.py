@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.errors import PeerFault
+from schemas.links import stop_client
 
 START_S: Final = 15.0
-STOP_S: Final = 5.0
 QUIET_S: Final = 30.0
 """How long a broker may give nothing of what it says it has."""
 
@@ -25,7 +25,7 @@ async def reader(options: Mapping[str, Any], topic: str, *, wait_ms: int) -> Asy
         consumer.assign([place])
         yield consumer, place
     finally:
-        await stop(consumer)
+        await stop_client(consumer)
 
 
 async def to_end(consumer: Any, place: TopicPartition, *, begin: int | None = None) -> AsyncIterator[Any]:
@@ -46,14 +46,3 @@ async def to_end(consumer: Any, place: TopicPartition, *, begin: int | None = No
                 yield message
         if loop.time() - heard > QUIET_S:
             raise PeerFault(f"topic `{place.topic}` gives nothing before offset {end}")
-
-
-async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
-    stopping = asyncio.ensure_future(client.stop())
-    try:
-        await asyncio.wait([stopping], timeout=STOP_S)
-    finally:
-        stopping.cancel()
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipeline.policy.load import ENTITIES, SUFFIX, load_set, statement
 from pipeline.shells.control.books import Books
@@ -25,6 +23,7 @@ from schemas.chunks import count_chunks
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
+from schemas.keys import parse_public
 from schemas.limits import BUNDLE_BYTES_MAX, EMBEDDED_LOG_BYTES_MAX
 from schemas.links import embedded_broker
 
@@ -189,12 +188,9 @@ def _public(path: Path) -> str:
     """The raw key in a pinned file, hex."""
     try:
         with path.open("rb") as file:
-            key = serialization.load_pem_public_key(file.read(KEY_FILE_BYTES_MAX))
+            return parse_public(file.read(KEY_FILE_BYTES_MAX)).hex()
     except (OSError, ValueError) as fault:
-        raise OperatorFault("is no public key") from fault
-    if not isinstance(key, Ed25519PublicKey):
-        raise OperatorFault("is no Ed25519 key")
-    return key.public_bytes_raw().hex()
+        raise OperatorFault("is no public key of Ed25519") from fault
 
 
 def facts_of(problem: Problem | None) -> Mapping[str, Any] | None:

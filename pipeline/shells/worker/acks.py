@@ -18,12 +18,12 @@ from aiokafka.errors import KafkaError
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import MAX_POLL_S
 from pipeline.shells.worker.ports import AckStore, Keys
-from pipeline.shells.worker.registry import stop_client
+from pipeline.shells.worker.registry import STOP_S
 from pipeline.shells.worker.scribe import Scribe
 from schemas.ack import Ack, parse_ack
 from schemas.config import Config
 from schemas.errors import FrameFault
-from schemas.links import embedded_broker, kafka_security
+from schemas.links import embedded_broker, kafka_security, stop_client
 from schemas.store import ACK_GONE
 from schemas.topics import Topics
 
@@ -140,7 +140,7 @@ class Acks:
                 log.warning("acknowledgements: %s; they are read again", type(fault).__name__)
             finally:
                 if consumer is not None:
-                    await stop_client(consumer)
+                    await stop_client(consumer, STOP_S)
             await asyncio.sleep(RECONNECT_S)
 
     def _consumer(self) -> Any:

@@ -24,12 +24,12 @@ from pipeline.core.intake import Check
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.scribe import Scribe, Whole
 from schemas.config import Config
-from schemas.control import Entry, key_id_of
+from schemas.control import Entry
 from schemas.errors import FrameFault, OperatorFault
 from schemas.follower import Beat, Follower
 from schemas.home import Home
-from schemas.keys import pinned
-from schemas.links import embedded_broker, kafka_security
+from schemas.keys import control_pins
+from schemas.links import embedded_broker, first_line, kafka_security, stop_client
 from schemas.process import private_dir, write_atomic
 from schemas.topics import Topics
 
@@ -201,17 +201,17 @@ class Registry:
                     consumer.assign([self._partition])
                     await self._follow(consumer, self._follower)
             except (TimeoutError, KafkaError, OSError) as fault:
-                self.trouble = f"{type(fault).__name__}: {str(fault).partition(chr(10))[0] or 'no answer'}"
+                self.trouble = first_line(fault)
                 log.warning("control: %s; another consumer goes on", self.trouble)
             finally:
                 self._consumer = None
                 if consumer is not None:
-                    await stop_client(consumer)
+                    await stop_client(consumer, STOP_S)
             await asyncio.sleep(RECONNECT_S)
 
     def _new_follower(self) -> Follower | None:
-        found = pinned(self._home.trusted("control"))
-        keys = self._keys or {key_id_of(public): public for public in found.values()}
+        pins = control_pins(self._home)
+        keys = self._keys or pins
         epoch, counter = self._floor
         return Follower(keys, epoch=epoch, counter=counter) if keys else None
 
@@ -359,17 +359,6 @@ class Registry:
         write_atomic(self._path, json.dumps(said).encode(), sync=sync)
 
 
-async def stop_client(client: Any) -> None:
-    """Close a Kafka client, STOP_S at most. What its own tasks raise, their cancellation too, ends with it and not with us."""
-    stopping = asyncio.ensure_future(client.stop())
-    try:
-        await asyncio.wait([stopping], timeout=STOP_S)
-    finally:
-        stopping.cancel()
-    if stopping.done() and not stopping.cancelled():
-        stopping.exception()
-
-
 def registry_file(home: Home, slot: str) -> Path:
     """Where a worker keeps the last registry: whose frames count, and how far control was heard."""
     return private_dir(home.root / "faust" / slot) / "registry.json"
@@ -381,12 +370,6 @@ def _hex(keys: Mapping[Any, bytes], name: Callable[[Any], str]) -> dict[str, str
 
 def _public(entry: Entry) -> bytes:
     """The key that an entry registers; empty when it removes one, or has none that can be used."""
-    if entry.value is None:
-        return b""
-    try:
-        public = bytes.fromhex(entry.value["key"])
-        Ed25519PublicKey.from_public_bytes(public)
-    except (KeyError, ValueError, TypeError):
+    if entry.value is not None and not entry.registered:
         log.error("entry `%s` of epoch %d has no Ed25519 key: its host counts as removed", entry.key, entry.epoch)
-        return b""
-    return public
+    return entry.registered
