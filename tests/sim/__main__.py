@@ -1,30 +1,16 @@
 """Print one history: `python -m tests.sim --seed N`. Exit 1 when a rule does not hold in it."""
 
-import argparse
 import sys
 
-from tests.sim.story import Broken
-from tests.sim.world import World, scratch
+from tests.sim.telling import print_history
+from tests.sim.world import World
 
 
-def main() -> int:
-    """Tell one seed's story, the faults that came up in it, and the rule that broke, if one did."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="print one simulated history of the pipeline")
-    parser.add_argument("--seed", type=int, default=0, help="which history (default 0)")
-    seed = parser.parse_args().seed
-    broken = ""
-    with scratch() as folder, World(seed, folder) as world:
-        try:
-            world.run()
-        except Broken as fault:
-            broken = str(fault)
-    print("\n".join(world.story.events))
-    print(f"\n{sum(len(door.written) for door in world.truth.doors.values())} records, "
-          f"{sum(map(len, world.store.frames.values()))} frames; "
-          + ", ".join(f"{kind} {count}" for kind, count in sorted(world.story.seen.items())))  # fmt: skip
-    print(f"BROKEN {broken}" if broken else "every rule holds")
-    return 1 if broken else 0
+def figures(world: World) -> str:
+    """What was made."""
+    records = sum(len(door.written) for door in world.truth.doors.values())
+    return f"{records} records, {sum(map(len, world.store.frames.values()))} frames"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_history(World, "tests.sim", "the pipeline", figures))

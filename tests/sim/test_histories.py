@@ -3,18 +3,12 @@
 A history that breaks a rule is named by its seed: `python -m tests.sim --seed N` prints it.
 """
 
-import functools
-import os
-import subprocess
-import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.sim.story import Broken
-from tests.sim.world import World, scratch
+from tests.sim.telling import outcome, tell, told_elsewhere
+from tests.sim.world import World
 
 SEEDS = 1_000
 BLOCK = 50
@@ -43,53 +37,20 @@ KINDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Told:
-    """What is left of a history when it is over."""
-
-    events: tuple[str, ...]
-    seen: Counter[str]
-    broken: str
-
-
-def tell(seed: int) -> Told:
-    """Run one history from the start."""
-    broken = ""
-    with scratch() as folder, World(seed, folder) as world:
-        try:
-            world.run()
-        except Broken as fault:
-            broken = str(fault)
-    return Told(tuple(world.story.events), world.story.seen, broken)
-
-
-@functools.cache
-def outcome(seed: int) -> tuple[str, Counter[str]]:
-    """The broken rule of a history, if any, and the faults in it; run once for all tests of this file."""
-    told = tell(seed)
-    return told.broken, told.seen
-
-
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_no_record_is_lost_doubled_or_forgotten_too_early(first: int) -> None:
-    broken = {seed: outcome(seed)[0] for seed in range(first, first + BLOCK)}
+    broken = {seed: outcome(World, seed)[0] for seed in range(first, first + BLOCK)}
     assert {seed: rule for seed, rule in broken.items() if rule} == {}, "python -m tests.sim --seed N prints a history"
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 20))
 def test_one_seed_tells_the_same_story_twice(seed: int) -> None:
-    assert tell(seed) == tell(seed)
+    assert tell(World, seed) == tell(World, seed)
 
 
 def test_one_seed_tells_the_same_story_in_another_process() -> None:
     """The order of a set, an address, a pid: none of them may decide anything."""
-    told = [
-        subprocess.run(
-            [sys.executable, "-m", "tests.sim", "--seed", "7"], cwd=Path(__file__).parents[2], check=True, capture_output=True,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-        ).stdout
-        for hash_seed in ("1", "2")
-    ]  # fmt: skip
+    told = [told_elsewhere("tests.sim", 7, hash_seed) for hash_seed in (1, 2)]
     assert told[0] == told[1]
     assert told[0].endswith(b"every rule holds\n")
 
@@ -98,12 +59,12 @@ def test_every_kind_of_fault_comes_up() -> None:
     """A fault that never happens proves nothing."""
     seen: Counter[str] = Counter()
     for seed in range(SEEDS_OF_CORNERS):
-        seen += outcome(seed)[1]
+        seen += outcome(World, seed)[1]
     assert set() == KINDS - seen.keys()
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_ten_thousand_more_histories_hold() -> None:
-    broken = {seed: told.broken for seed in range(SEEDS, 11 * SEEDS) if (told := tell(seed)).broken}
+    broken = {seed: told.broken for seed in range(SEEDS, 11 * SEEDS) if (told := tell(World, seed)).broken}
     assert broken == {}, "python -m tests.sim --seed N prints a history"

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.sim.mutants import PLANTED
-from tests.sim.story import Broken
-from tests.sim.world import World, scratch
+from tests.sim.telling import catch
+from tests.sim.world import World
 
 SEEDS_MAX = 150
 """More than twice what the rarest of them needed when it was written (58)."""
@@ -12,15 +12,4 @@ SEEDS_MAX = 150
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_it_catches(bug: str) -> None:
-    plant, rule = PLANTED[bug]
-    others = set()
-    with plant():
-        for seed in range(SEEDS_MAX):
-            with scratch() as folder, World(seed, folder) as world:
-                try:
-                    world.run()
-                except Broken as fault:
-                    if fault.rule == rule:
-                        return
-                    others.add(fault.rule)
-    pytest.fail(f"{bug} breaks no rule `{rule}` in {SEEDS_MAX} histories, only {sorted(others)}")
+    catch(World, PLANTED, bug, SEEDS_MAX)

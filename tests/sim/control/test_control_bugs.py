@@ -4,8 +4,7 @@ import pytest
 
 from tests.sim.control.mutants import PLANTED
 from tests.sim.control.world import World
-from tests.sim.story import Broken
-from tests.sim.world import scratch
+from tests.sim.telling import catch
 
 SEEDS_MAX = 400
 
@@ -21,15 +20,4 @@ QUICK = {
 
 @pytest.mark.parametrize("bug", [pytest.param(bug, marks=() if bug in QUICK else pytest.mark.soak) for bug in PLANTED])
 def test_it_catches(bug: str) -> None:
-    plant, rule = PLANTED[bug]
-    others = set()
-    with plant():
-        for seed in range(SEEDS_MAX):
-            with scratch() as folder, World(seed, folder) as world:
-                try:
-                    world.run()
-                except Broken as fault:
-                    if fault.rule == rule:
-                        return
-                    others.add(fault.rule)
-    pytest.fail(f"{bug} breaks no rule `{rule}` in {SEEDS_MAX} histories, only {sorted(others)}")
+    catch(World, PLANTED, bug, SEEDS_MAX)
