@@ -119,7 +119,8 @@ class Judge:
 @pytest.fixture
 def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boarded]:
     calls = write_calls(tmp_path / "calls.jsonl", request.param)
-    with Boarded(tmp_path / "home", calls, doors=4, bundle=ALL) as made:
+    # a pace that leaves whoever changes the board its turns, on two busy cores too: a race of one side is none
+    with Boarded(tmp_path / "home", calls, doors=4, bundle=ALL, rate=8_000) as made:
         yield made
 
 
@@ -160,7 +161,7 @@ def test_a_change_that_races_with_a_hundred_thousand_decisions_is_never_lost(hos
     # the race took place: every door met many states and acknowledged them, and each kind of answer came up
     reasons = Counter(done.reason for done in judge.records)
     assert min(reasons[reason] for reason in ("permit", "revoked", "forbid")) > 500, reasons
-    assert len(host.states) > 100
+    assert len(host.states) > 300
     for door, said in host.said.items():
         assert len(said) > 100
         assert len({done.epoch for done in judge.records if done.door == door}) > 100
