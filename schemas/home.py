@@ -3,6 +3,7 @@
     wardline.toml               the configuration (optional)      policies/*.cedar, policies/entities.json
     run/NAME.json               one per living process: name, pid, state, address, metrics, and its own figures
     run/NAME.lock, up.lock      held (flock) by the one process of that name
+    run/door-N.claim            held by whoever starts the door of that name, a host or a replay
     log/NAME.log                what a supervised process printed
     secrets/{writer,reader}.password
     keys/hosts/NAME.key         Ed25519 private keys, PKCS8 PEM   keys/workers/NAME.key
