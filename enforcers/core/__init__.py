@@ -6,4 +6,6 @@ turns records into signed frames, `box` is one cut of them on disk, `lanes` numb
 knows how far every door is sealed and stored.
 `obey` makes of control's log what the doors are told, how long they may believe it, and what the host acknowledges; `gather`
 puts the chunks of a policy bundle together.
+What a call may reach is two questions more: `addresses` says which addresses may be dialled, `clienthello` reads the name that
+the first bytes of a tunnel ask for.
 """
