@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -20,6 +21,14 @@ from schemas.errors import OperatorFault
 _PR_SET_PDEATHSIG: Final = 1
 PARENT_POLL_S: Final = 0.8
 """Twice this, the look and the grace, is how long a process may outlive its parent: below the two seconds that are promised."""
+
+OPERATOR: Final = 2
+"""Exit code of a process that somebody must put right first."""
+
+LOG_BYTES_MAX: Final = 16 << 20
+"""Bytes of one log file; then it becomes NAME.log.1 and a new one begins, so a child has at most twice this on disk."""
+
+TAIL_BYTES: Final = 4096
 
 
 def private_dir(path: Path) -> Path:
@@ -147,3 +156,32 @@ def leave_with_parent() -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="parent-watch", daemon=True).start()
+
+
+# -- what a child prints -------------------------------------------------------------------------------------------------
+
+
+def rotate(path: Path) -> None:
+    """Keep a log within LOG_BYTES_MAX: copy it to NAME.log.1 and empty it, so that whoever has it open can go on.
+
+    A line that is written between the two steps is lost; on a full disk the old log goes without a copy.
+    """
+    try:
+        if path.stat().st_size <= LOG_BYTES_MAX:
+            return
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return
+
+
+def last_line(path: Path) -> str:
+    """The last line that is not empty, or nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

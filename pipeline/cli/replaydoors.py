@@ -16,10 +16,9 @@ from enforcers.doors.feeder import GO, STOPPED, Orders
 from enforcers.doors.names import claim_name
 from enforcers.doors.progress import DoorRun, Progress
 from enforcers.doors.recorded import CallFile
-from pipeline.cli.supervise import OPERATOR, last_line, rotate
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import Lock, private_dir
+from schemas.process import OPERATOR, Lock, last_line, private_dir, rotate
 from schemas.records import make_boot
 
 DOORS_MAX: Final = 64

@@ -16,11 +16,12 @@ from pipeline.cli import status, supervise, up
 from pipeline.cli.common import add_clickhouse, add_kafka, called_as, config_of, home_of, home_option, home_words, open_home
 from pipeline.cli.main import main
 from pipeline.cli.processes import port, slot
-from pipeline.cli.supervise import Child, Supervisor, last_line, rotate
+from pipeline.cli.supervise import Child, Supervisor
+from schemas import process
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import Lock, is_alive, read_run_file, write_run_file
+from schemas.process import Lock, is_alive, last_line, read_run_file, rotate, write_run_file
 
 
 @pytest.fixture(autouse=True)
@@ -532,7 +533,7 @@ def test_a_second_signal_forces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_log_is_bounded_and_its_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "LOG_BYTES_MAX", 100)
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 100)
     path = tmp_path / "a.log"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"x" * 101)
