@@ -2,6 +2,7 @@
 
     own listener  ->  refused, whatever the operator says            (ARCHITECTURE rule: the enforcer never dials itself)
     v4-mapped     ->  refused, whatever the operator says: it is a second spelling of an address that has one
+    with a scope  ->  refused, whatever the operator says: it means another host on each interface
     named by `[egress] allow_addresses`  ->  may be dialled
     not public    ->  refused, and the word says which kind of address it is
     public        ->  may be dialled
@@ -25,6 +26,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 OWN: Final = "wardline's own listener"
 MAPPED: Final = "ipv4-mapped"
+SCOPED: Final = "scoped"
 
 _SPECIAL_4: Final = (
     ("0.0.0.0/8", "this host or network"),
@@ -167,8 +169,11 @@ def refused(address: Address, port: int, rules: Rules, own: OwnSet) -> str:
     inner = embedded(address)
     if own.holds(address, port) or (inner is not None and own.holds(inner, port)):
         return OWN
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return MAPPED
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return MAPPED
+        if address.scope_id is not None:
+            return SCOPED
     why = kind(address)
     return "" if not why or rules.name(address, port) else why
 
@@ -194,8 +199,6 @@ def kind(address: Address) -> str:
     """What sort of address this is that is not public, in a word or two; empty for a public one."""
     if isinstance(address, IPv4Address):
         return _block(int(address), _BLOCKS_4)
-    if address.scope_id is not None:
-        return "scoped"
     inner = embedded(address)
     if address in _NAT64:
         assert inner is not None
