@@ -1,14 +1,15 @@
 """One call: decide it, say what to record before it goes out, and what to record when it has ended.
 
     Call --decide--> Decision --decision_record--> append()   then, when that has returned and the verdict is ALLOW, act
-                                effect_record  --> append()   when it has ended, with the seq that the first append gave
+                                progress_record--> append()   now and then while it is out, with the seq that append gave
+                                effect_record  --> append()   when it has ended, with that seq
 
 A record is the exact arguments of `SpoolWriter.append`. A door that dies between the two leaves the call open; its host then
 records it as lost. A refused call is closed by its decision and has no effect. One that is revoked between its record and its
 act is not done: its effect says so, and takes the verdict back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Protocol, TypeAlias
 
@@ -49,8 +50,6 @@ class Target:
     scheme: str = ""
     host: str = ""
     domain: str = ""
-    address: str = ""
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +81,17 @@ class Call:
     """Who issued the token."""
     issued_s: int = 0
     """When, seconds since 1970; where nobody knows it is before every `not before`."""
+    path: str = ""
+    """Without the query, of which only the next three are kept: see `query`."""
+    query_bytes: int = 0
+    query_bits: int = 0
+    query_hash: int = 0
     ref: int = 0
     """The caller's own number for the call."""
+
+    def asking(self, action: str) -> "Call":
+        """The same call with another action: a second question about it."""
+        return replace(self, action=action)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +107,8 @@ class End:
     error: str = ""
     reason: str = ""
     """Why it was refused after all, though its decision let it out; empty where it was not."""
+    address: str = ""
+    """What was dialled, `ADDRESS:PORT`; empty where nothing was."""
 
 
 def withdrawn(reason: str, time_ns: int) -> End:
@@ -141,12 +151,13 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int
     outcome = Outcome.OPEN if allowed else Outcome.REFUSED
     texts = (
         TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
-        call.action, target.resource, target.scheme, target.host, target.domain, target.address, target.path,
+        call.action, target.resource, target.scheme, target.host, target.domain, "", call.path,
         policies_text(decision.because), decision.reason, decision.policy_digest, "",
     )  # fmt: skip
     return (
         int(Kind.DECISION), 0, call.time_ns, recorded_ns, int(decision.verdict), int(outcome), int(Mode.ENFORCE), chain.depth,
-        0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, not allowed,
+        0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, call.query_hash, call.query_bytes, call.query_bits, call.trace_id,
+        call.parent_span, texts, not allowed,
     )  # fmt: skip
 
 
@@ -157,12 +168,25 @@ def effect_record(call: Call, seq: int, end: End, recorded_ns: int, epoch: int =
     repeated: they meet by `call_seq`. Where the end has a reason, the verdict is now DENY, by `epoch`.
     """
     verdict = int(Verdict.DENY) if end.reason else VERDICT_UNSAID
-    said = end.error or end.reason
+    said = end.error or end.reason or end.address
     return (
         int(Kind.EFFECT), seq, end.time_ns, recorded_ns, verdict, int(end.outcome), int(Mode.ENFORCE), 0, end.status, 0,
         end.bytes_out, end.bytes_in, end.duration_ns, epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
-        (*_NO_TEXT[:-3], end.reason, "", end.error) if said else _NO_TEXT, True,
+        _end_texts(end) if said else _NO_TEXT, True,
     )  # fmt: skip
+
+
+def progress_record(call: Call, seq: int, bytes_out: int, bytes_in: int, time_ns: int, recorded_ns: int) -> Record:
+    """What to record of a call that is out and goes on: the bytes since it began, so that a record that found no room is made
+    up for by the next one. It may not use the reserved room."""
+    return (
+        int(Kind.PROGRESS), seq, time_ns, recorded_ns, VERDICT_UNSAID, int(Outcome.OPEN), int(Mode.ENFORCE), 0, 0, 0, bytes_out,
+        bytes_in, max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, _NO_TEXT, False,
+    )  # fmt: skip
+
+
+def _end_texts(end: End) -> Texts:
+    return (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", end.address, "", "", end.reason, "", end.error)
 
 
 _NO_TEXT: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
