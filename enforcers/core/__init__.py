@@ -1,5 +1,7 @@
 """What an enforcer thinks, without IO, in the order that a call meets it: time and ids come in as arguments.
 
+A door on the network reads the one credential of a request (`credentials`), where it is a token its signature (`jws`) and its
+`claims`, and has a `caller`; what nobody is known by is counted (`flood`).
 A door hands over who acts for whom: `chain` says which links are decided and how deep it is. `call` decides, and says what to
 record before the call goes out and when it has ended; `gate` refuses what control has forbidden by then. For a door on the
 network, `tracing` reads where in a trace a call stands, `query` measures what a query string may carry out, `exchange` takes
