@@ -8,6 +8,7 @@ run file says so. The file of a process that has died stands until another
 takes its name, so its port stays refused: nobody can sit down on the port of a part that is being restarted.
 """
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -93,6 +94,14 @@ class Own:
         if host == "localhost" or host.endswith(".localhost"):
             return (read_address("127.0.0.1"), read_address("::1"))  # type: ignore[return-value]
         return self._looked_up.get((host, port), frozenset())
+
+    async def keep(self, resolver: Resolver) -> None:
+        """Know it for as long as the door lives: a task of the door's."""
+        while True:
+            await self.look_up(resolver)
+            for _ in range(int(NAMES_S / REFRESH_S)):
+                await asyncio.sleep(REFRESH_S)
+                self.refresh()
 
     async def look_up(self, resolver: Resolver) -> None:
         """Learn where the configured names lead now. One that cannot be resolved is still where it was."""
