@@ -1,5 +1,6 @@
 """What an enforcer thinks, without IO, in the order that a call meets it: time and ids come in as arguments.
 
+What a door on the network is sent is read strictly and written anew by `http`.
 A door on the network reads the one credential of a request (`credentials`), where it is a token its signature (`jws`) and its
 `claims`, and has a `caller`; what nobody is known by is counted (`flood`).
 A door hands over who acts for whom: `chain` says which links are decided and how deep it is. `call` decides, and says what to

@@ -1,0 +1,379 @@
+"""Heads: where one ends, and what a request's or an answer's means. What has two readings is refused.
+
+    find_head       bytes of the head, 0 while more is needed
+    parse_request   Request, or BadRequest (the status to answer, a short word for the record)
+    parse_answer    Answer, or BadAnswer (502)
+
+Our rules decide (RFC 9112, and stricter where it lets a recipient guess); llhttp reads every head too, and where it refuses or
+reads something else the head has two readings. `Upgrade` to HTTP/2 or TLS is dropped: the client goes on in HTTP/1.1.
+"""
+
+import re
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from enforcers.core.http.fields import (
+    BARE_LF,
+    REQUEST_ONLY,
+    TOKEN,
+    BadAnswer,
+    BadName,
+    BadRequest,
+    Fault,
+    Fields,
+    Role,
+    connection,
+    form_fault,
+    known,
+    read_lines,
+)
+from enforcers.core.http.framing import CHUNKED, NONE, UNTIL_CLOSE, Framing, read_coding, read_length
+from schemas.vocabulary import shown
+
+__all__ = ["Answer", "BadAnswer", "BadRequest", "Request", "find_head", "parse_answer", "parse_request"]
+
+METHOD_BYTES_MAX: Final = 32
+"""Bytes of a method. A longer one is refused (501)."""
+
+TARGET_BYTES_MAX: Final = 16 << 10
+"""Bytes of a request's target. A longer one is refused (414)."""
+
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/1\.([01])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n")
+_FIRST = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_TOKEN = re.compile(TOKEN)
+_PROTOCOLS = re.compile(rb"[\t ]*[!#$%&'*+\-./^_`|~0-9A-Za-z]++[\t ]*(?:,[\t ]*[!#$%&'*+\-./^_`|~0-9A-Za-z]++[\t ]*)*+")
+_HOPS_LEFT = re.compile(rb"[1-9][0-9]{0,8}")
+_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
+_LENGTH: Final = int(Role.LENGTH)
+_CODING: Final = int(Role.CODING)
+_HOST: Final = int(Role.HOST)
+_CREDENTIAL: Final = int(Role.CREDENTIAL)
+_CONNECTION: Final = int(Role.CONNECTION)
+_UPGRADE: Final = int(Role.UPGRADE)
+_TRAILER: Final = int(Role.TRAILER)
+_HOP: Final = int(Role.HOP)
+_EXPECT: Final = int(Role.EXPECT)
+_PARENT: Final = int(Role.PARENT)
+_TE: Final = int(Role.TE)
+_STATE: Final = int(Role.STATE)
+_HOPS: Final = int(Role.HOPS)
+
+_ONCE: Final = {
+    _LENGTH: ("two-lengths", "`Content-Length`"),
+    _CODING: ("two-codings", "`Transfer-Encoding`"),
+    _HOST: ("two-hosts", "`Host`"),
+    _CREDENTIAL: ("two-credentials", "`Proxy-Authorization`"),
+    _EXPECT: ("two-expects", "`Expect`"),
+    _UPGRADE: ("two-upgrades", "`Upgrade`"),
+    _HOPS: ("two-max-forwards", "`Max-Forwards`"),
+}
+"""What may stand in a head once: the code and name for one that stands there twice, whether they agree or not."""
+
+_NOT_SPOKEN: Final = (b"h2c", b"h2", b"tls", b"http")
+"""Protocols that an `Upgrade` asks for in vain: inside them nobody could tell one request from the next."""
+
+
+class Request:
+    """What a request's head means."""
+
+    __slots__ = (
+        "body", "close", "credential", "expect", "headers", "hops", "host", "method", "minor", "onward", "target",
+        "te_trailers", "tracestate", "trailer", "upgrade",
+    )  # fmt: skip
+
+    method: str
+    target: str
+    minor: int
+    """0 or 1: of HTTP/1."""
+    headers: Fields
+    """Every field; to be read, not changed: what goes on is `onward`."""
+    close: bool
+    """Whether the client's connection must end after the answer."""
+    expect: bool
+    """Whether the client waits for `100 Continue`. It goes on to the origin unless the door sets it to False."""
+    upgrade: bytes
+    """The protocol, in lower case, that both ends may go over to; empty for none."""
+    body: Framing
+    host: bytes | None
+    credential: bytes | None
+    """The one `Proxy-Authorization`, as written."""
+    onward: list[bytes]
+    """How the fields that are for the origin are written, in their order: CRLF, name, `: `, then the value."""
+    trailer: bytes
+    te_trailers: bool
+    tracestate: bytes
+    hops: int
+    """What is left of `Max-Forwards`, where it counts; -1 elsewhere."""
+
+
+class Answer:
+    """What the head of an origin's answer means."""
+
+    __slots__ = ("body", "close", "headers", "minor", "onward", "reason", "status", "trailer", "upgrade")
+
+    status: int
+    reason: bytes
+    minor: int
+    headers: Fields
+    close: bool
+    """Whether the origin's connection must end after this answer."""
+    body: Framing
+    upgrade: bytes
+    """The protocol that a 101 goes over to."""
+    onward: list[bytes]
+    trailer: bytes
+
+
+def find_head(buffer: bytes | bytearray, limit: int, start: int = 0, fault: Fault = BadRequest) -> int:
+    """Bytes of the head that `buffer` begins with, its empty line included; 0 when more is needed.
+
+    `start` is how much an earlier look has seen. Raises BadRequest or BadAnswer as soon as it can never become a head of at
+    most `limit` bytes: too long, not HTTP, a line that ends in a bare LF.
+    """
+    end = buffer.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
+    if 0 <= end <= limit - 4:
+        return end + 4
+    if buffer and not _FIRST.match(buffer):
+        raise fault("not-http", "what came is no HTTP/1 message: this port speaks HTTP without TLS")
+    if end < 0 and BARE_LF.search(buffer, start - 1 if start > 1 else 0):
+        raise fault("bare-lf", "the head has a line that ends in a bare LF")
+    if end >= 0 or len(buffer) >= limit:
+        raise fault("long-head", f"the head has more than {limit} bytes", fault.TOO_LARGE)
+    return 0
+
+
+def parse_request(head: bytes) -> Request:
+    """What a request's head means; `head` is exactly what `find_head` found. Raises BadRequest."""
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise _request_line_fault(head)
+    method, target, minor = line.groups()
+    if len(method) > METHOD_BYTES_MAX:
+        raise BadRequest("long-method", f"the method has {len(method)} bytes, limit is {METHOD_BYTES_MAX}", 501)
+    if len(target) > TARGET_BYTES_MAX:
+        raise BadRequest("long-target", f"the target has {len(target)} bytes, limit is {TARGET_BYTES_MAX}", 414)
+    request = Request()
+    request.method = name = method.decode("ascii")
+    request.target = target.decode("ascii")
+    request.minor = 1 if minor == b"1" else 0
+    request.headers, request.onward, special = _read_fields(head, line.end(), BadRequest, _ALL_ROLES)
+    request.host = special.get(_HOST)
+    if request.host is None and request.minor:
+        raise BadRequest("no-host", "the request has no `Host`")
+    request.credential = special.get(_CREDENTIAL)
+    request.body = body = _framing(special, request.minor, BadRequest) or NONE
+    request.close = request.minor == 0
+    request.expect = request.te_trailers = False
+    request.upgrade = request.trailer = request.tracestate = b""
+    request.hops = -1
+    if name in _BODILESS and (body.length or body is CHUNKED):
+        raise BadRequest("body", f"`{name}` has a body")
+    if not special.keys() <= _QUIET:
+        _read_special(request, special)
+    _second_opinion_of_request(request, head, target)
+    return request
+
+
+def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
+    """What the head of an answer to a `method` request means; `upgrade` is what that request asked to go over to.
+
+    Raises BadAnswer: also for a 101 that nobody asked for, and for a 407, which only a proxy may say.
+    """
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        raise BadAnswer("status-line", "the answer does not begin with a status line of HTTP/1")
+    minor, status, reason = line.groups()
+    answer = Answer()
+    answer.minor = 1 if minor == b"1" else 0
+    answer.status = code = int(status)
+    answer.reason = reason or b""
+    answer.headers, answer.onward, special = _read_fields(head, line.end(), BadAnswer, REQUEST_ONLY)
+    answer.close = answer.minor == 0
+    answer.upgrade = b""
+    answer.trailer = special.get(_TRAILER, b"")
+    named: frozenset[bytes] = frozenset()
+    if (value := special.get(_CONNECTION)) is not None:
+        close, named = connection(value, BadAnswer)
+        answer.close |= close
+        _forget(answer, named)
+    framing = _framing(special, answer.minor, BadAnswer)
+    if code < 200 or code == 204:
+        if framing is CHUNKED or (framing and framing.length):
+            raise BadAnswer("body", f"an answer with status {code} has a body")
+        answer.body = NONE
+        if code == 101:
+            _switch(answer, special.get(_UPGRADE, b""), named, upgrade)
+    elif code == 407:
+        raise BadAnswer("proxy-status", "the origin answered 407, which only a proxy may say")
+    elif code == 304 or method == "HEAD":
+        answer.body = NONE
+        if framing and framing is not CHUNKED:  # what the body would have had: it goes on, and frames nothing
+            answer.onward += (b"\r\nContent-Length: ", special[_LENGTH])
+    else:
+        answer.body = framing or UNTIL_CLOSE
+        answer.close |= framing is None
+    _second_opinion_of_answer(answer, head)
+    return answer
+
+
+_ALL_ROLES: Final = len(Role)
+_BODILESS: Final = frozenset({"CONNECT", "TRACE"})
+_QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL, _HOP, _PARENT})
+"""What `_read_special` need not look at."""
+
+
+def _read_fields(head: bytes, start: int, fault: Fault, roles: int) -> tuple[Fields, list[bytes], dict[int, bytes]]:
+    """(every field, how those go on that mean nothing to a proxy, the value of each role below `roles`)."""
+    headers: Fields = []
+    onward: list[bytes] = []
+    special: dict[int, bytes] = {}
+    try:
+        for raw, written in read_lines(head, start, fault):
+            name, role, opening = known(raw)
+            value = written.strip(b"\t ")
+            headers.append((name, value))
+            if not role or role >= roles:
+                onward.append(opening)
+                onward.append(value)
+            elif role not in special:
+                special[role] = written if role in _ONCE else value
+            elif role in _ONCE:
+                code, said = _ONCE[role]
+                raise fault(code, f"the head has {said} twice")
+            else:
+                special[role] += b", " + value
+    except BadName as wrong:
+        raise fault(wrong.code, str(wrong), fault.TOO_LARGE if wrong.code == "long-name" else fault.STATUS) from None
+    return headers, onward, special
+
+
+def _framing(special: dict[int, bytes], minor: int, fault: Fault) -> Framing | None:
+    """Where the body ends by what the head says (RFC 9112, section 6.3); None where it says nothing."""
+    length = special.get(_LENGTH)
+    if (coding := special.get(_CODING)) is not None:
+        if length is not None:
+            raise fault("length-and-coding", "the head has `Content-Length` and `Transfer-Encoding`")
+        return read_coding(coding, minor, fault)
+    return read_length(length, fault) if length is not None else None
+
+
+def _read_special(request: Request, special: dict[int, bytes]) -> None:
+    """The fields that few requests have."""
+    named: frozenset[bytes] = frozenset()
+    if (value := special.get(_CONNECTION)) is not None:
+        close, named = connection(value, BadRequest)
+        request.close |= close
+        _forget(request, named)
+    request.tracestate = special.get(_STATE, b"")
+    request.trailer = special.get(_TRAILER, b"")
+    has_body = request.body is CHUNKED or request.body.length > 0
+    if (value := special.get(_EXPECT)) is not None:
+        if value.lower() != b"100-continue":
+            raise BadRequest("expect", "`Expect` is not `100-continue`", 417)
+        request.expect = has_body and request.minor == 1
+    if (value := special.get(_TE)) is not None:
+        request.te_trailers = b"trailers" in [one.strip(b"\t ") for one in value.lower().split(b",")]
+    if (value := special.get(_HOPS)) is not None and request.method in ("TRACE", "OPTIONS"):
+        if not _HOPS_LEFT.fullmatch(value):
+            raise BadRequest("max-forwards", "`Max-Forwards` is no plain number above zero: a door answers for no origin")
+        request.hops = int(value) - 1
+    if (value := special.get(_UPGRADE)) is not None and b"upgrade" in named and request.minor and request.method != "CONNECT":
+        request.upgrade = _protocol(value, has_body)
+
+
+def _protocol(value: bytes, has_body: bool) -> bytes:
+    """The one protocol of an `Upgrade` that may be spoken; empty for none. Raises BadRequest for two of them."""
+    if not _PROTOCOLS.fullmatch(value):
+        raise BadRequest("upgrade", "`Upgrade` is no list of protocols")
+    asked = [one.strip(b"\t ") for one in value.lower().split(b",")]
+    spoken = [one for one in asked if one.partition(b"/")[0] not in _NOT_SPOKEN]
+    if len(spoken) > 1:
+        raise BadRequest("upgrade", "`Upgrade` asks for more than one protocol")
+    if spoken and has_body:
+        raise BadRequest("upgrade-body", "a request to upgrade has a body")
+    return spoken[0] if spoken else b""
+
+
+def _switch(answer: Answer, value: bytes, named: frozenset[bytes], upgrade: bytes) -> None:
+    if not upgrade or b"upgrade" not in named or value.lower() != upgrade:
+        raise BadAnswer("switch", "the origin goes over to a protocol that the request did not ask for")
+    answer.upgrade = upgrade
+
+
+def _forget(message: Request | Answer, named: frozenset[bytes]) -> None:
+    """What `Connection` names does not go on (RFC 9110, section 7.6.1)."""
+    kept: list[bytes] = []
+    for opening, value in zip(message.onward[::2], message.onward[1::2], strict=True):
+        if opening[2:-2].lower() not in named:
+            kept += (opening, value)
+    message.onward = kept
+
+
+class _Seen:
+    """What llhttp made of a head."""
+
+    __slots__ = ("complete", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.complete = False
+
+    def on_url(self, target: bytes) -> None:
+        self.target = target
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _second_opinion_of_request(request: Request, head: bytes, target: bytes) -> None:
+    """Refuse where llhttp refuses, or reads another method, target, version, or another answer to `does a body follow`."""
+    seen = _Seen()
+    parser = HttpRequestParser(seen)
+    try:
+        parser.feed_data(head)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError as fault:
+        if "method" in str(fault).lower():
+            raise BadRequest("method", f"method `{shown(request.method)}` is not known", 501) from None
+        raise BadRequest("disagreement", "another parser refuses this head") from None
+    bodiless = request.body is not CHUNKED and not request.body.length
+    if seen.target != target or seen.complete is not bodiless or parser.get_method() != request.method.encode():
+        raise BadRequest("disagreement", "another parser reads this head in another way")
+
+
+def _second_opinion_of_answer(answer: Answer, head: bytes) -> None:
+    parser = HttpResponseParser(_NOBODY)
+    try:
+        parser.feed_data(head)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise BadAnswer("disagreement", "another parser refuses the head of the answer") from None
+    if parser.get_status_code() != answer.status:
+        raise BadAnswer("disagreement", "another parser reads the head of the answer in another way")
+
+
+_NOBODY: Final = object()
+
+
+def _request_line_fault(head: bytes) -> BadRequest:
+    """Why the first line is no request line."""
+    line = head.partition(b"\n")[0].removesuffix(b"\r")
+    words = line.split(b" ")
+    if head.startswith((b"\r", b"\n")):
+        return BadRequest("empty-line", "an empty line stands before the request")
+    if any(byte < 32 or byte == 127 for byte in line) or b"\r\n" not in head:
+        return form_fault(head, 0, BadRequest)  # type: ignore[return-value]
+    if len(words) != 3 or not all(words):
+        return BadRequest("request-line", "the request line is not a method, a target and a version with one space between")
+    if not line.isascii():
+        return BadRequest("not-ascii", "the request line is not ascii")
+    if not _TOKEN.fullmatch(words[0]):
+        return BadRequest("method", f"`{shown(words[0].decode())}` is no method")
+    version = _VERSION.fullmatch(words[2])
+    if version and version[1] != b"1":
+        return BadRequest("version", f"version `{words[2].decode()}` is not spoken here: use HTTP/1.1", 505)
+    return BadRequest("version", f"version `{shown(words[2].decode())}` is not HTTP/1.1 or HTTP/1.0")
