@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -156,6 +157,20 @@ def leave_with_parent() -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="parent-watch", daemon=True).start()
+
+
+def port_problem(listen: str, port: int) -> OSError | None:
+    """Why we could not have a port of an address for ourselves; None when we could.
+
+    Asked without SO_REUSEPORT, which would let the doors of two homes share a port, and clients reach either.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen, port))
+        except OSError as fault:
+            return fault
+    return None
 
 
 # -- what a child prints -------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from enforcers.doors.names import claim_name
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import OPERATOR, Lock, last_line, private_dir, read_run_file, rotate
+from schemas.process import OPERATOR, Lock, last_line, port_problem, private_dir, read_run_file, rotate
 from schemas.records import make_boot
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ READY_S: Final = 30.0
 
 QUICK_S: Final = 5.0
 """A door that dies this soon after its start, or before it listens, is started again at once the first time; the next times
-after DELAY_FIRST_S, doubling, DELAY_MAX_S at most."""
+after DELAY_FIRST_S, doubling, DELAY_MAX_S at most. One that somebody must put right is tried again after DELAY_MAX_S."""
 
 DELAY_FIRST_S: Final = 0.25
 DELAY_MAX_S: Final = 5.0
@@ -146,7 +146,8 @@ class _Door:
         words = last_line(self.log).removeprefix("wardline: ")[:WHY_CHARS_MAX] if code > 0 else ""
         self._quick = self._quick + 1 if now - self._started < QUICK_S or not self.ready else 0
         self._misses = 0 if self.ready else self._misses + 1
-        self.due = now + (min(DELAY_MAX_S, DELAY_FIRST_S * 2 ** (self._quick - 2)) if self._quick > 1 else 0.0)
+        later = min(DELAY_MAX_S, DELAY_FIRST_S * 2 ** min(self._quick - 2, 16)) if self._quick > 1 else 0.0
+        self.due = now + (DELAY_MAX_S if code == OPERATOR else later)
         self.why = words if code == OPERATOR and words else f"{how}: {words}" if words else how
         self.failed = self.failed or code == OPERATOR or self._misses >= TRIES
         self.ready = False
@@ -196,11 +197,10 @@ class Keeper:
             address = ipaddress.ip_address(listen)
         except ValueError as fault:
             raise OperatorFault(f"egress.listen: `{listen}` is no address, such as 127.0.0.1 or ::1") from fault
-        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-        if not self._port and self._before and _problem(family, listen, self._before) is None:
+        if not self._port and self._before and port_problem(listen, self._before) is None:
             self._port = self._before
         deadline = time.monotonic() + PORT_WAIT_S
-        while self._port and (problem := _problem(family, listen, self._port)) is not None:
+        while self._port and (problem := port_problem(listen, self._port)) is not None:
             if time.monotonic() > deadline or problem.errno != errno.EADDRINUSE:
                 what = (problem.strerror or str(problem)).lower()
                 raise OperatorFault(
@@ -208,7 +208,7 @@ class Keeper:
                     " another (egress.port, egress.listen, --egress-port)"
                 ) from problem
             await asyncio.sleep(LOOK_S)
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._socket.bind((listen, self._port))
@@ -298,20 +298,6 @@ def own_servers(config: Config) -> tuple[str, ...]:
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
             found.append(f"{host}:{parts.port or (secure if parts.scheme == 'https' else plain)}")
     return tuple(dict.fromkeys(found))
-
-
-def _problem(family: int, listen: str, port: int) -> OSError | None:
-    """Why nobody but us could listen there; None when we could.
-
-    Asked without SO_REUSEPORT, which would let us share the port with the doors of another home, and clients reach either.
-    """
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen, port))
-        except OSError as fault:
-            return fault
-    return None
 
 
 def _port_before(home: Home, host: str) -> int:

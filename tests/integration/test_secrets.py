@@ -111,7 +111,7 @@ def test_a_password_for_kafka_shows_nowhere_when_it_is_refused(wardline: Wardlin
     wardline.start("store")
     wardline.popen("control")
     wardline.popen("work", "--slot", "1", log="work-1")
-    wardline.popen("enforce", "--slot", "1", log="enforce-1")
+    wardline.popen("enforce", "--slot", "1", "--doors", "0", log="enforce-1")
     refused = re.compile(r"SASL|[Cc]onnect|closed|bootstrap|Kafka", re.ASCII)
     for name in ("control", "work-1", "enforce-1"):
         wait_until(lambda name=name: refused.search(wardline.said(name)), 60, lambda name=name: wardline.said(name))
