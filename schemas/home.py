@@ -20,6 +20,7 @@
     hosts/NAME/agents.json      the agents and what proves each, for its doors
     run/door-N.sock             a door's proxy, for this user alone
     secrets/query.key           what the hashes of queries are keyed with
+    secrets/agents/NAME.secret  the credential of an agent, where `agent add --keep` has put it for `wardline run`
     hosts/NAME/feed.json        the last epoch and heartbeat that this host accepted, and the keys it then knew
     faust/SLOT/registry.json    the hosts that this worker knows, and how far it has heard control
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
@@ -96,6 +97,11 @@ class Home:
     def query_key(self) -> Path:
         """What the hashes of queries are keyed with: 32 bytes, the same for all doors of this home."""
         return self.root / "secrets" / "query.key"
+
+    @property
+    def agent_secrets(self) -> Path:
+        """The folder of credentials that were kept for `wardline run`."""
+        return self.root / "secrets" / "agents"
 
     def door_socket(self, name: str) -> Path:
         """Where door `name` listens beside its port: the only way out of `wardline run --contain`."""

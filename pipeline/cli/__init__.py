@@ -7,5 +7,7 @@ calls through a host that `replayhost` starts and its `replaydoors`, and `replay
 
 What changes for everybody goes to control through `controlclient`, and `applied` says who obeys it: `agent` for who may act,
 `revoke` and `pause` for what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs
-with, `audit` for who changed what. `deadletter` handles frames that were refused.
+with, `audit` for who changed what. `run` runs a program as an agent: `doors` finds it a door, `credential` what proves it,
+`proxyenv` its environment, and the package `contain` keeps it where the door is the only way out. `deadletter` handles frames
+that were refused.
 """
