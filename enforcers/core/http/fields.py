@@ -17,6 +17,9 @@ from schemas.limits import NAME_BYTES_MAX
 FIELDS_MAX: Final = 128
 """Lines in one head or one trailer section. More are refused (431) or fail (502)."""
 
+NAMES_KEPT_MAX: Final = 4096
+"""Field names whose meaning is remembered. Reaching it: all are forgotten."""
+
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 """(name in lower case, value without the space around it), in the order they came."""
 
@@ -63,13 +66,9 @@ class Role(enum.IntEnum):
     HOST = 8
     EXPECT = 9
     TE = 10
-    PARENT = 11
-    STATE = 12
-    HOPS = 13
+    TRACE = 11
+    HOPS = 12
 
-
-PLAIN: Final = 0
-"""`Role.PLAIN`, without the cost of looking an enumeration up."""
 
 ROLES: Final[dict[bytes, Role]] = {
     b"connection": Role.CONNECTION,
@@ -83,8 +82,8 @@ ROLES: Final[dict[bytes, Role]] = {
     b"proxy-authorization": Role.CREDENTIAL,
     b"expect": Role.EXPECT,
     b"te": Role.TE,
-    b"traceparent": Role.PARENT,
-    b"tracestate": Role.STATE,
+    b"traceparent": Role.TRACE,
+    b"tracestate": Role.TRACE,
     b"max-forwards": Role.HOPS,
 }
 
@@ -106,77 +105,125 @@ NOT_TO_NAME: Final = frozenset({
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 
-_LINES = re.compile(rb"^(" + TOKEN + rb"): ?([\t -~\x80-\xff]*+)\r\n", re.MULTILINE)
 _TOKEN_LIST = re.compile(rb"[\t ]*" + TOKEN + rb"[\t ]*(?:,[\t ]*" + TOKEN + rb"[\t ]*)*+")
-_BARE_CR = re.compile(rb"\r(?!\n)")
+_TOKEN = re.compile(TOKEN)
+_PRINTED = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FOLD = re.compile(rb"\r\n[\t ]")
 _SPACED_NAME = re.compile(rb"^" + TOKEN + rb"[\t ]+:", re.MULTILINE)
 
 
-def read_lines(head: bytes, start: int, fault: Fault) -> list[tuple[bytes, bytes]]:
-    """The (name, value) of every line from `start` to the empty line that ends `head`, as they are written.
+def split_lines(section: bytes, fault: Fault) -> list[bytes]:
+    """The lines of `section`, which ends with an empty line; none of them has a control character but tabs.
 
-    Raises BadRequest or BadAnswer where one line is not exactly a name and a value.
+    Raises BadRequest or BadAnswer where anything else than CRLF ends a line, and for more than FIELDS_MAX lines.
     """
-    found = _LINES.findall(head, start)
-    if len(found) != head.count(b"\n", start) - 1 or not head.endswith(b"\r\n"):
-        raise form_fault(head, start, fault)
-    if len(found) > FIELDS_MAX:
-        raise fault("too-many-fields", f"the head has {len(found)} fields, limit is {FIELDS_MAX}", fault.TOO_LARGE)
-    return found
+    if section == b"\r\n":
+        return []
+    lines = section[:-4].split(b"\r\n")
+    if not section.endswith(b"\r\n\r\n") or section.translate(None, _PRINTED) != b"\r\n" * (len(lines) + 1):
+        raise form_fault(section, fault)
+    if len(lines) > FIELDS_MAX:
+        raise fault("many-fields", f"the head has {len(lines)} fields, limit is {FIELDS_MAX}", fault.TOO_LARGE)
+    return lines
 
 
-def form_fault(head: bytes, start: int, fault: Fault) -> BadRequest | BadAnswer:
-    """Why `head` is no head from `start` on: the first rule that it breaks, in a fixed order."""
-    rest = head[start:]
-    if b"\0" in rest:
+def spaced(line: bytes) -> bytes:
+    """The same field with one space more behind its colon, where it had none: `name: value` is read faster. Raises BadName."""
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise BadName("field", "the head has a line that is no field")
+    return name + b": " + value.removeprefix(b" ")
+
+
+def read_fields(section: bytes, fault: Fault) -> Fields:
+    """Every field of `section`, which ends with an empty line. Raises BadRequest or BadAnswer."""
+    try:
+        parts = [spaced(line).partition(b": ") for line in split_lines(section, fault)]
+        return [(KNOWN[name][0], value.strip(b"\t ")) for name, _, value in parts]
+    except BadName as wrong:
+        raise name_fault(wrong, section, fault) from None
+
+
+def name_fault(wrong: "BadName", section: bytes, fault: Fault) -> BadRequest | BadAnswer:
+    """What a name that is refused means for whoever sent it."""
+    if wrong.code == "field":
+        return form_fault(section, fault)
+    return fault(wrong.code, str(wrong), fault.TOO_LARGE if wrong.code == "long-name" else fault.STATUS)
+
+
+def form_fault(section: bytes, fault: Fault) -> BadRequest | BadAnswer:
+    """Why `section` is no section of fields: the first rule that it breaks, in a fixed order."""
+    if b"\0" in section:
         return fault("nul", "the head has a nul character")
-    if BARE_LF.search(rest):
+    if BARE_LF.search(section):
         return fault("bare-lf", "the head has a line that ends in a bare LF")
-    if _BARE_CR.search(rest):
+    if _BARE_CR.search(section):
         return fault("bare-cr", "the head has a CR without its LF")
-    if _CONTROL.search(rest):
+    if _CONTROL.search(section):
         return fault("control", "the head has a control character")
-    if rest[:1] in (b" ", b"\t") or _FOLD.search(rest):
+    if section[:1] in (b" ", b"\t") or _FOLD.search(section):
         return fault("folded", "the head has a folded line")
-    if _SPACED_NAME.search(rest):
+    if _SPACED_NAME.search(section):
         return fault("space-before-colon", "the head has a space before a colon")
     return fault("field", "the head has a line that is no field")
 
 
-@lru_cache(4096)
-def known(name: bytes) -> tuple[bytes, int, bytes]:
-    """(lower case, role, how a line with it starts when it goes on) of a field's name. Raises BadName."""
-    if len(name) > NAME_BYTES_MAX:
-        raise BadName("long-name", f"a field's name has {len(name)} bytes, limit is {NAME_BYTES_MAX}")
-    lower = name.lower()
-    dashed = lower.replace(b"_", b"-")
-    if dashed != lower and (dashed in ROLES or dashed.startswith(b"proxy-") or dashed in NOT_TO_NAME):
-        raise BadName("odd-name", f"field `{lower.decode()}` may be read as `{dashed.decode()}`")
-    role = ROLES.get(lower, Role.HOP if lower.startswith(b"proxy-") else Role.PLAIN)
-    return lower, int(role), b"\r\n" + name + b": "
+class _Known(dict[bytes, tuple[bytes, int, bytes]]):
+    """(lower case, role, how a line with it starts when it goes on) of every name that came lately.
+
+    Raises BadName for what is no name or a bad one, and does not keep it. When it is full it begins anew.
+    """
+
+    def __missing__(self, name: bytes) -> tuple[bytes, int, bytes]:
+        if len(name) > NAME_BYTES_MAX:
+            raise BadName("long-name", f"a field's name has {len(name)} bytes, limit is {NAME_BYTES_MAX}")
+        if not _TOKEN.fullmatch(name):
+            raise BadName("field", "the head has a line that is no field")
+        lower = name.lower()
+        dashed = lower.replace(b"_", b"-")
+        if dashed != lower and (dashed in ROLES or dashed.startswith(b"proxy-") or dashed in NOT_TO_NAME):
+            raise BadName("odd-name", f"field `{lower.decode()}` may be read as `{dashed.decode()}`")
+        role = ROLES.get(lower, Role.HOP if lower.startswith(b"proxy-") else Role.PLAIN)
+        if len(self) >= NAMES_KEPT_MAX:
+            self.clear()
+        self[name] = entry = lower, int(role), b"\r\n" + name + b": "
+        return entry
+
+
+KNOWN: Final = _Known()
 
 
 class BadName(Exception):
-    """A name that is refused; whoever reads the head says whose fault it is."""
+    """A name or a list of names that is refused; whoever reads the head says whose fault it is."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-def tokens(value: bytes, fault: Fault) -> list[bytes]:
-    """The members of a comma-separated list of tokens, in lower case. Raises BadRequest or BadAnswer for anything else."""
+_USUAL: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"})
+_CONNECTION_CACHED_MAX: Final = 64
+
+
+def connection(value: bytes, fault: Fault) -> tuple[bool, bool, frozenset[bytes]]:
+    """(whether it says `close`, whether it says `upgrade`, the other names it makes hop-by-hop) of a `Connection`.
+
+    RFC 9110, section 7.6.1. Raises BadRequest or BadAnswer for what is no list of names, or names a field of the other end.
+    """
+    try:
+        return _connection(value) if len(value) <= _CONNECTION_CACHED_MAX else _connection.__wrapped__(value)
+    except BadName as wrong:
+        raise fault(wrong.code, str(wrong)) from None
+
+
+@lru_cache(256)
+def _connection(value: bytes) -> tuple[bool, bool, frozenset[bytes]]:
     if not _TOKEN_LIST.fullmatch(value):
-        raise fault("connection", "`Connection` is no list of names")
-    return [one.strip(b"\t ") for one in value.lower().split(b",")]
-
-
-def connection(value: bytes, fault: Fault) -> tuple[bool, frozenset[bytes]]:
-    """(whether it says `close`, the names that it makes hop-by-hop) of a `Connection` (RFC 9110, section 7.6.1)."""
-    named = frozenset(tokens(value, fault))
+        raise BadName("connection", "`Connection` is no list of names")
+    named = frozenset(one.strip(b"\t ") for one in value.lower().split(b","))
     if wrong := named & NOT_TO_NAME:
-        raise fault("connection-names", f"`Connection` names `{min(wrong).decode()}`, which is for the other end")
-    return b"close" in named, named
+        raise BadName("connection-names", f"`Connection` names `{min(wrong).decode()}`, which is for the other end")
+    return b"close" in named, b"upgrade" in named, named - _USUAL

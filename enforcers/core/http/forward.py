@@ -25,8 +25,10 @@ def request_head(
     parts = [request.method.encode(), b" ", where.origin_form, b" HTTP/1.1\r\nHost: ", where.authority, *request.onward]
     if traceparent:
         parts += (b"\r\ntraceparent: ", traceparent)
-        if request.tracestate and keep_tracestate:
-            parts += (b"\r\ntracestate: ", request.tracestate)
+        if request.trace and keep_tracestate:
+            for name, value in request.trace:
+                if name == b"tracestate":
+                    parts += (b"\r\ntracestate: ", value)
     if framing.kind == LENGTH:
         parts.append(b"\r\nContent-Length: %d" % framing.length)
     elif framing.kind == CHUNKED.kind:

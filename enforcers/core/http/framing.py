@@ -9,19 +9,17 @@ extension has its grammar and is dropped. A trailer that would change what the h
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from enforcers.core.http.fields import (
     BARE_LF,
     NOT_IN_TRAILERS,
     TOKEN,
-    BadName,
     BadRequest,
     Fault,
     Fields,
-    Role,
-    known,
-    read_lines,
+    read_fields,
 )
 
 CHUNK_LINE_BYTES_MAX: Final = 1024
@@ -54,9 +52,15 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + TOKEN + rb"(?:=(?:" + TOKEN + r
 
 def read_length(value: bytes, fault: Fault) -> Framing:
     """What a `Content-Length` says. `value` is as written behind `: `, so that space around it is refused too."""
-    if not _DECIMAL.fullmatch(value):
+    framing = _length(value) if len(value) <= 18 else None
+    if framing is None:
         raise fault("content-length", "`Content-Length` is no plain number of at most 18 digits")
-    return Framing(LENGTH, int(value))
+    return framing
+
+
+@lru_cache(1024)
+def _length(value: bytes) -> Framing | None:
+    return Framing(LENGTH, int(value)) if _DECIMAL.fullmatch(value) else None
 
 
 def read_coding(value: bytes, minor: int, fault: Fault) -> Framing:
@@ -189,15 +193,8 @@ class Body:
         return end + 4 if end >= 0 else -1
 
     def _read_trailers(self, section: bytes) -> Fields:
-        kept: Fields = []
-        try:
-            for raw, value in read_lines(section, 0, self._fault):
-                name, role, _ = known(raw)
-                if role == Role.PLAIN and name not in NOT_IN_TRAILERS:
-                    kept.append((name, value.strip(b"\t ")))
-        except BadName as fault:
-            raise self._fault(fault.code, str(fault)) from None
-        return kept
+        fields = read_fields(section, self._fault)
+        return [one for one in fields if one[0] not in NOT_IN_TRAILERS and not one[0].startswith(b"proxy-")]
 
 
 _SIZE_LINE: Final = 0

@@ -9,12 +9,13 @@ reads something else the head has two readings. `Upgrade` to HTTP/2 or TLS is dr
 """
 
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from enforcers.core.http.fields import (
     BARE_LF,
+    KNOWN,
     REQUEST_ONLY,
     TOKEN,
     BadAnswer,
@@ -25,8 +26,10 @@ from enforcers.core.http.fields import (
     Role,
     connection,
     form_fault,
-    known,
-    read_lines,
+    name_fault,
+    read_fields,
+    spaced,
+    split_lines,
 )
 from enforcers.core.http.framing import CHUNKED, NONE, UNTIL_CLOSE, Framing, read_coding, read_length
 from schemas.vocabulary import shown
@@ -55,9 +58,8 @@ _UPGRADE: Final = int(Role.UPGRADE)
 _TRAILER: Final = int(Role.TRAILER)
 _HOP: Final = int(Role.HOP)
 _EXPECT: Final = int(Role.EXPECT)
-_PARENT: Final = int(Role.PARENT)
 _TE: Final = int(Role.TE)
-_STATE: Final = int(Role.STATE)
+_TRACE: Final = int(Role.TRACE)
 _HOPS: Final = int(Role.HOPS)
 
 _ONCE: Final = {
@@ -79,16 +81,14 @@ class Request:
     """What a request's head means."""
 
     __slots__ = (
-        "body", "close", "credential", "expect", "headers", "hops", "host", "method", "minor", "onward", "target",
-        "te_trailers", "tracestate", "trailer", "upgrade",
+        "_fields", "body", "close", "credential", "expect", "hops", "host", "method", "minor", "onward", "target",
+        "te_trailers", "trace", "trailer", "upgrade",
     )  # fmt: skip
 
     method: str
     target: str
     minor: int
     """0 or 1: of HTTP/1."""
-    headers: Fields
-    """Every field; to be read, not changed: what goes on is `onward`."""
     close: bool
     """Whether the client's connection must end after the answer."""
     expect: bool
@@ -103,20 +103,26 @@ class Request:
     """How the fields that are for the origin are written, in their order: CRLF, name, `: `, then the value."""
     trailer: bytes
     te_trailers: bool
-    tracestate: bytes
+    trace: Fields
+    """Its `traceparent` and `tracestate` fields, however many."""
     hops: int
     """What is left of `Max-Forwards`, where it counts; -1 elsewhere."""
+    _fields: bytes
+
+    @property
+    def headers(self) -> Fields:
+        """Every field, read anew each time. What goes on is `onward`."""
+        return read_fields(self._fields, BadRequest)
 
 
 class Answer:
     """What the head of an origin's answer means."""
 
-    __slots__ = ("body", "close", "headers", "minor", "onward", "reason", "status", "trailer", "upgrade")
+    __slots__ = ("_fields", "body", "close", "minor", "onward", "reason", "status", "trailer", "upgrade")
 
     status: int
     reason: bytes
     minor: int
-    headers: Fields
     close: bool
     """Whether the origin's connection must end after this answer."""
     body: Framing
@@ -124,6 +130,12 @@ class Answer:
     """The protocol that a 101 goes over to."""
     onward: list[bytes]
     trailer: bytes
+    _fields: bytes
+
+    @property
+    def headers(self) -> Fields:
+        """Every field, read anew each time. What goes on is `onward`."""
+        return read_fields(self._fields, BadAnswer)
 
 
 def find_head(buffer: bytes | bytearray, limit: int, start: int = 0, fault: Fault = BadRequest) -> int:
@@ -158,7 +170,8 @@ def parse_request(head: bytes) -> Request:
     request.method = name = method.decode("ascii")
     request.target = target.decode("ascii")
     request.minor = 1 if minor == b"1" else 0
-    request.headers, request.onward, special = _read_fields(head, line.end(), BadRequest, _ALL_ROLES)
+    request._fields = section = head[line.end() :]
+    request.onward, request.trace, special = _sort(section, BadRequest, _ALL_ROLES)
     request.host = special.get(_HOST)
     if request.host is None and request.minor:
         raise BadRequest("no-host", "the request has no `Host`")
@@ -166,7 +179,7 @@ def parse_request(head: bytes) -> Request:
     request.body = body = _framing(special, request.minor, BadRequest) or NONE
     request.close = request.minor == 0
     request.expect = request.te_trailers = False
-    request.upgrade = request.trailer = request.tracestate = b""
+    request.upgrade = request.trailer = b""
     request.hops = -1
     if name in _BODILESS and (body.length or body is CHUNKED):
         raise BadRequest("body", f"`{name}` has a body")
@@ -189,22 +202,24 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     answer.minor = 1 if minor == b"1" else 0
     answer.status = code = int(status)
     answer.reason = reason or b""
-    answer.headers, answer.onward, special = _read_fields(head, line.end(), BadAnswer, REQUEST_ONLY)
+    answer._fields = section = head[line.end() :]
+    answer.onward, _, special = _sort(section, BadAnswer, REQUEST_ONLY)
     answer.close = answer.minor == 0
     answer.upgrade = b""
     answer.trailer = special.get(_TRAILER, b"")
-    named: frozenset[bytes] = frozenset()
+    upgrades = False
     if (value := special.get(_CONNECTION)) is not None:
-        close, named = connection(value, BadAnswer)
+        close, upgrades, named = connection(value, BadAnswer)
         answer.close |= close
-        _forget(answer, named)
+        if named:
+            answer.onward = _without(answer.onward, named)
     framing = _framing(special, answer.minor, BadAnswer)
     if code < 200 or code == 204:
         if framing is CHUNKED or (framing and framing.length):
             raise BadAnswer("body", f"an answer with status {code} has a body")
         answer.body = NONE
         if code == 101:
-            _switch(answer, special.get(_UPGRADE, b""), named, upgrade)
+            _switch(answer, special.get(_UPGRADE, b"") if upgrades else b"", upgrade)
     elif code == 407:
         raise BadAnswer("proxy-status", "the origin answered 407, which only a proxy may say")
     elif code == 304 or method == "HEAD":
@@ -218,35 +233,52 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     return answer
 
 
+_Sorted: TypeAlias = tuple[list[bytes], Fields, dict[int, bytes]]
+"""(how those fields go on that mean nothing to a proxy, those of a trace, the value of each role that means something)"""
+
 _ALL_ROLES: Final = len(Role)
 _BODILESS: Final = frozenset({"CONNECT", "TRACE"})
-_QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL, _HOP, _PARENT})
+_QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL, _HOP})
 """What `_read_special` need not look at."""
 
 
-def _read_fields(head: bytes, start: int, fault: Fault, roles: int) -> tuple[Fields, list[bytes], dict[int, bytes]]:
-    """(every field, how those go on that mean nothing to a proxy, the value of each role below `roles`)."""
-    headers: Fields = []
-    onward: list[bytes] = []
-    special: dict[int, bytes] = {}
+def _sort(section: bytes, fault: Fault, roles: int) -> _Sorted:
+    """What is in a section of fields. Raises BadRequest or BadAnswer."""
+    lines = split_lines(section, fault)
     try:
-        for raw, written in read_lines(head, start, fault):
-            name, role, opening = known(raw)
-            value = written.strip(b"\t ")
-            headers.append((name, value))
-            if not role or role >= roles:
-                onward.append(opening)
-                onward.append(value)
-            elif role not in special:
-                special[role] = written if role in _ONCE else value
-            elif role in _ONCE:
+        return _sort_lines(lines, fault, roles)
+    except BadName:  # a line without a space behind its colon is the likely reason, and is nobody's fault
+        pass
+    try:
+        return _sort_lines([spaced(line) for line in lines], fault, roles)
+    except BadName as wrong:
+        raise name_fault(wrong, section, fault) from None
+
+
+def _sort_lines(lines: list[bytes], fault: Fault, roles: int) -> _Sorted:
+    onward: list[bytes] = []
+    trace: Fields = []
+    special: dict[int, bytes] = {}
+    for line in lines:
+        raw, colon, written = line.partition(b": ")
+        if not colon:
+            raise BadName("field", "the head has a line that is no field")
+        name, role, opening = KNOWN[raw]
+        if not role or role >= roles:
+            onward.append(opening)
+            onward.append(written.strip(b"\t "))
+        elif role in _ONCE:
+            if role in special:
                 code, said = _ONCE[role]
                 raise fault(code, f"the head has {said} twice")
-            else:
-                special[role] += b", " + value
-    except BadName as wrong:
-        raise fault(wrong.code, str(wrong), fault.TOO_LARGE if wrong.code == "long-name" else fault.STATUS) from None
-    return headers, onward, special
+            special[role] = written
+        elif role == _TRACE:
+            trace.append((name, written.strip(b"\t ")))
+        elif role in special:
+            special[role] += b", " + written.strip(b"\t ")
+        else:
+            special[role] = written.strip(b"\t ")
+    return onward, trace, special
 
 
 def _framing(special: dict[int, bytes], minor: int, fault: Fault) -> Framing | None:
@@ -261,12 +293,12 @@ def _framing(special: dict[int, bytes], minor: int, fault: Fault) -> Framing | N
 
 def _read_special(request: Request, special: dict[int, bytes]) -> None:
     """The fields that few requests have."""
-    named: frozenset[bytes] = frozenset()
+    upgrades = False
     if (value := special.get(_CONNECTION)) is not None:
-        close, named = connection(value, BadRequest)
+        close, upgrades, named = connection(value, BadRequest)
         request.close |= close
-        _forget(request, named)
-    request.tracestate = special.get(_STATE, b"")
+        if named:
+            request.onward = _without(request.onward, named)
     request.trailer = special.get(_TRAILER, b"")
     has_body = request.body is CHUNKED or request.body.length > 0
     if (value := special.get(_EXPECT)) is not None:
@@ -279,7 +311,7 @@ def _read_special(request: Request, special: dict[int, bytes]) -> None:
         if not _HOPS_LEFT.fullmatch(value):
             raise BadRequest("max-forwards", "`Max-Forwards` is no plain number above zero: a door answers for no origin")
         request.hops = int(value) - 1
-    if (value := special.get(_UPGRADE)) is not None and b"upgrade" in named and request.minor and request.method != "CONNECT":
+    if (value := special.get(_UPGRADE)) is not None and upgrades and request.minor and request.method != "CONNECT":
         request.upgrade = _protocol(value, has_body)
 
 
@@ -296,19 +328,19 @@ def _protocol(value: bytes, has_body: bool) -> bytes:
     return spoken[0] if spoken else b""
 
 
-def _switch(answer: Answer, value: bytes, named: frozenset[bytes], upgrade: bytes) -> None:
-    if not upgrade or b"upgrade" not in named or value.lower() != upgrade:
+def _switch(answer: Answer, value: bytes, upgrade: bytes) -> None:
+    if not upgrade or value.lower() != upgrade:
         raise BadAnswer("switch", "the origin goes over to a protocol that the request did not ask for")
     answer.upgrade = upgrade
 
 
-def _forget(message: Request | Answer, named: frozenset[bytes]) -> None:
+def _without(onward: list[bytes], named: frozenset[bytes]) -> list[bytes]:
     """What `Connection` names does not go on (RFC 9110, section 7.6.1)."""
     kept: list[bytes] = []
-    for opening, value in zip(message.onward[::2], message.onward[1::2], strict=True):
+    for opening, value in zip(onward[::2], onward[1::2], strict=True):
         if opening[2:-2].lower() not in named:
             kept += (opening, value)
-    message.onward = kept
+    return kept
 
 
 class _Seen:
@@ -366,7 +398,7 @@ def _request_line_fault(head: bytes) -> BadRequest:
     if head.startswith((b"\r", b"\n")):
         return BadRequest("empty-line", "an empty line stands before the request")
     if any(byte < 32 or byte == 127 for byte in line) or b"\r\n" not in head:
-        return form_fault(head, 0, BadRequest)  # type: ignore[return-value]
+        return form_fault(head, BadRequest)  # type: ignore[return-value]
     if len(words) != 3 or not all(words):
         return BadRequest("request-line", "the request line is not a method, a target and a version with one space between")
     if not line.isascii():
