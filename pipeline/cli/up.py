@@ -189,12 +189,19 @@ def _welcome(home: Home, config: Config, args: argparse.Namespace, children: lis
     lines = ["", "ready", *(f"  {name:{wide[0]}}  {address:{wide[1]}}  {note}".rstrip() for name, address, note in rows)]
     if problem := (read_run_file(home.run_file("control")) or {}).get("policy_problem"):
         lines += ["", f"PROBLEM  {problem['text']}; the policies in force stay, and without any nothing is permitted"]
+    lines += ["", "try in another terminal:"]
+    proxy = next((door for name, door, _ in rows if name.startswith("door-")), "")
+    if proxy:
+        lines += [
+            f"  {own} agent add{where} researcher --owner me@example.com     # prints the agent's SECRET once",
+            f"  curl -x http://researcher:SECRET@{proxy} http://example.com/      # allowed by the example policies",
+            f"  curl -x http://researcher:SECRET@{proxy} http://pastebin.com/     # refused, and says why",
+        ]
     lines += [
-        "", "try in another terminal:",
         f"  {own} replay{where} {shlex.quote(str(home.root / 'calls.jsonl'))}",
         f"  {own} sql{where} \"SELECT agent, verdict, count() FROM calls GROUP BY ALL ORDER BY ALL\"",
         f"  {own} status{where}",
         "", "Ctrl-C stops everything; nothing that was recorded is lost",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
