@@ -107,73 +107,70 @@ def _asked(needed: int) -> int:
     return needed
 
 
-class _Reader:
-    """Takes fields off the front of some bytes."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, size: int, what: str) -> bytes:
-        if size > self.left:
-            raise _Malformed(f"hello ends inside its {what}")
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-    def number(self, size: int, what: str) -> int:
-        return int.from_bytes(self.take(size, what))
-
-    def vector(self, size: int, what: str) -> bytes:
-        """What a length of `size` bytes stands before."""
-        return self.take(self.number(size, what), what)
+def _vector(data: bytes, at: int, size: int, what: str) -> tuple[int, int]:
+    """Where the bytes begin and end that a length of `size` bytes at `at` stands before."""
+    start = at + size
+    end = start + int.from_bytes(data[at:start])
+    if start > len(data) or end > len(data):
+        raise _Malformed(f"hello ends inside its {what}")
+    return start, end
 
 
 def _read_hello(body: bytes) -> Hello:
-    reader = _Reader(body)
-    version = reader.number(2, "version")
+    if len(body) < 34:
+        raise _Malformed("hello ends inside its random")
+    version = body[0] << 8 | body[1]
     if not 0x0301 <= version <= 0x0303:
-        raise _Malformed(f"hello version {version >> 8}.{version & 0xFF}")
-    reader.take(32, "random")
-    if len(reader.vector(1, "session id")) > 32:
+        raise _Malformed(f"hello version {body[0]}.{body[1]}")
+    start, at = _vector(body, 34, 1, "session id")
+    if at - start > 32:
         raise _Malformed("session id of more than 32 bytes")
-    suites = len(reader.vector(2, "cipher suites"))
-    if suites < 2 or suites % 2:
-        raise _Malformed(f"cipher suites of {suites} bytes")
-    if not reader.vector(1, "compression methods"):
+    start, at = _vector(body, at, 2, "cipher suites")
+    if at - start < 2 or (at - start) % 2:
+        raise _Malformed(f"cipher suites of {at - start} bytes")
+    start, at = _vector(body, at, 1, "compression methods")
+    if start == at:
         raise _Malformed("no compression method")
+    if at == len(body):  # as before TLS 1.2: nobody is named
+        return Hello("", False)
+    at, end = _vector(body, at, 2, "extensions")
+    if end != len(body):
+        raise _Malformed("bytes behind the extensions")
+    return _read_extensions(body, at, end)
+
+
+def _read_extensions(body: bytes, at: int, end: int) -> Hello:
     sni, ech = "", False
-    if reader.left:
-        extensions = _Reader(reader.vector(2, "extensions"))
-        if reader.left:
-            raise _Malformed("bytes behind the extensions")
-        seen: set[int] = set()
-        while extensions.left:
-            number = extensions.number(2, "extension")
-            value = extensions.vector(2, "extension")
-            if number in seen:
-                raise _Malformed(f"extension {number} twice")
-            seen.add(number)
-            if number == _SERVER_NAME:
-                sni = _server_name(value)
-            elif number in _ECH:
-                ech = True
+    seen: set[int] = set()
+    while at < end:
+        start = at + 4
+        if start > end:
+            raise _Malformed("hello ends inside its extension")
+        number = body[at] << 8 | body[at + 1]
+        at = start + (body[at + 2] << 8 | body[at + 3])
+        if at > end:
+            raise _Malformed("hello ends inside its extension")
+        if number in seen:
+            raise _Malformed(f"extension {number} twice")
+        seen.add(number)
+        if number == _SERVER_NAME:
+            sni = _server_name(body[start:at])
+        elif number in _ECH:
+            ech = True
     return Hello(sni, ech)
 
 
 def _server_name(value: bytes) -> str:
-    reader = _Reader(value)
-    names = _Reader(reader.vector(2, "server name"))
-    kind, name = names.number(1, "server name"), names.vector(2, "server name")
-    if reader.left or names.left:
+    at, end = _vector(value, 0, 2, "server name")
+    if at == end:
+        raise _Malformed("no server name in its extension")
+    kind = value[at]
+    start, stop = _vector(value, at + 1, 2, "server name")
+    if stop != end or end != len(value):
         raise _Malformed("more than one server name")
     if kind:
         raise _Malformed(f"server name of type {kind}")
+    name = value[start:stop]
     if len(name) > _NAME_BYTES_MAX or not _NAME.fullmatch(name):
         raise _Malformed("server name that is no host name")
     return name.decode().lower().removesuffix(".")
