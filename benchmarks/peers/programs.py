@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,9 +50,8 @@ def running(name: str, program: Path, folder: Path, origin: int, log: Path | Non
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), log or folder / "access.log"
-    folder.parent.chmod(0o755)  # squid gives up root before it opens its files
     for path in {folder, log.parent}:
-        path.chmod(0o777)
+        _open_to_all(path)
     words, extra = COMMANDS[name](program, folder, port, origin, log)
     environment = os.environ | libraries() | extra
     # haproxy writes its record to stdout; nobody else says much there
@@ -65,6 +65,16 @@ def running(name: str, program: Path, folder: Path, origin: int, log: Path | Non
         yield Peer(name, port, log, process)
     finally:
         end(process, 3)
+
+
+def _open_to_all(folder: Path) -> None:
+    """squid gives up root before it opens its files, so that their folder and the way to it must be anybody's."""
+    folder.chmod(0o777)
+    top = Path(tempfile.gettempdir())
+    for above in folder.parents:
+        if above == top or not above.is_relative_to(top):
+            return
+        above.chmod(0o755)
 
 
 def _wait(name: str, port: int, process: "subprocess.Popen[bytes]", folder: Path) -> None:

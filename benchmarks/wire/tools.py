@@ -51,7 +51,7 @@ def on(processors: set[int]) -> list[str]:
 def pin(pids: Iterable[int], processors: set[int]) -> None:
     """Bind every thread of these processes."""
     for pid in pids:
-        for task in _tasks(pid):
+        for task in tasks(pid):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(task, processors)
 
@@ -113,7 +113,8 @@ def memory(pids: Iterable[int]) -> int:
     return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * PAGE
 
 
-def _tasks(pid: int) -> list[int]:
+def tasks(pid: int) -> list[int]:
+    """Its threads."""
     with contextlib.suppress(OSError):
         return [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
     return []
