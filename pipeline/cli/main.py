@@ -8,13 +8,31 @@ import traceback
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pipeline.cli import agent, audit, deadletter, enrol, keys, pause, policy, processes, replay, revoke, run, sql, status, up
+from pipeline.cli import (
+    agent,
+    audit,
+    calls,
+    deadletter,
+    enrol,
+    keys,
+    pause,
+    policy,
+    processes,
+    replay,
+    revoke,
+    run,
+    sql,
+    status,
+    up,
+)
 from pipeline.cli.common import home_option
 from pipeline.cli.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
-MODULES: Final = (up, status, run, replay, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter, processes)
+MODULES: Final = (
+    up, status, run, replay, calls, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter, processes,
+)  # fmt: skip
 """In the order of `wardline --help`."""
 
 CRASHED: Final = 1
