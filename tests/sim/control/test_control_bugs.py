@@ -13,6 +13,7 @@ QUICK = {
     "entries that are not verified", "a pause that is lost in a join", "policies that are named before they are here",
     "no look before the record", "policies that are acknowledged too early", "a stale board that is believed",
     "a host that cannot begin and is not heard", "floors that are forgotten", "a digest that is not compared",
+    "agents that are written behind the board", "agents that are read once",
     "the epoch of a forged removal", "a revocation that is never lifted", "a removed host that goes on",
 }  # fmt: skip
 """Those that a few histories catch; the others, in `make soak`, take minutes."""

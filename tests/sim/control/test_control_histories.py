@@ -23,7 +23,8 @@ KINDS = {
     "broker down", "new broker", "broker drops the oldest", "message to a broker that is gone", "log compacted", "stall",
     # hosts
     "host died", "host ended", "host cut off", "host died before its floors were kept",
-    "host died after its floors were kept", "no space", "log read again", "new consumer",
+    "host died after its floors were kept", "host died before its agents were kept", "host died after its agents were kept",
+    "no space", "log read again", "new consumer",
     "ack: lost", "ack: late", "ack: twice",
     # doors
     "door died", "door died in a call", "door stopped", "door goes on", "a call waits", "spool full",
@@ -33,8 +34,8 @@ KINDS = {
     "attack: tombstone", "attack: key", "attack: forged ack",
     # what operators do
     "change: revoke", "change: unrevoke", "change: revoke-many", "change: pause", "change: resume", "change: agent-add",
-    "change: agent-remove", "change: policy", "change: policy-rollback", "change: key-rotate", "change: key-retire",
-    "change: enforcer-add", "change: enforcer-remove",
+    "change: agent-remove", "change: agent-rotate", "change: policy", "change: policy-rollback", "change: key-rotate",
+    "change: key-retire", "change: enforcer-add", "change: enforcer-remove",
 }  # fmt: skip
 
 
