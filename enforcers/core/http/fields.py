@@ -124,7 +124,7 @@ def split_lines(section: bytes, fault: Fault) -> list[bytes]:
         return []
     lines = section[:-4].split(b"\r\n")
     if not section.endswith(b"\r\n\r\n") or section.translate(None, _PRINTED) != b"\r\n" * (len(lines) + 1):
-        raise form_fault(section, fault)
+        raise fault(*broken_rule(section))
     if len(lines) > FIELDS_MAX:
         raise fault("many-fields", f"the head has {len(lines)} fields, limit is {FIELDS_MAX}", fault.TOO_LARGE)
     return lines
@@ -150,25 +150,25 @@ def read_fields(section: bytes, fault: Fault) -> Fields:
 def name_fault(wrong: "BadName", section: bytes, fault: Fault) -> BadRequest | BadAnswer:
     """What a name that is refused means for whoever sent it."""
     if wrong.code == "field":
-        return form_fault(section, fault)
+        return fault(*broken_rule(section))
     return fault(wrong.code, str(wrong), fault.TOO_LARGE if wrong.code == "long-name" else fault.STATUS)
 
 
-def form_fault(section: bytes, fault: Fault) -> BadRequest | BadAnswer:
-    """Why `section` is no section of fields: the first rule that it breaks, in a fixed order."""
+def broken_rule(section: bytes) -> tuple[str, str]:
+    """(code, message) of the first rule, in a fixed order, that `section` breaks, which is no section of fields."""
     if b"\0" in section:
-        return fault("nul", "the head has a nul character")
+        return "nul", "the head has a nul character"
     if BARE_LF.search(section):
-        return fault("bare-lf", "the head has a line that ends in a bare LF")
+        return "bare-lf", "the head has a line that ends in a bare LF"
     if _BARE_CR.search(section):
-        return fault("bare-cr", "the head has a CR without its LF")
+        return "bare-cr", "the head has a CR without its LF"
     if _CONTROL.search(section):
-        return fault("control", "the head has a control character")
+        return "control", "the head has a control character"
     if section[:1] in (b" ", b"\t") or _FOLD.search(section):
-        return fault("folded", "the head has a folded line")
+        return "folded", "the head has a folded line"
     if _SPACED_NAME.search(section):
-        return fault("space-before-colon", "the head has a space before a colon")
-    return fault("field", "the head has a line that is no field")
+        return "space-before-colon", "the head has a space before a colon"
+    return "field", "the head has a line that is no field"
 
 
 class _Known(dict[bytes, tuple[bytes, int, bytes]]):

@@ -4,14 +4,12 @@
     parse_request   Request, or BadRequest (the status to answer, a short word for the record)
     parse_answer    Answer, or BadAnswer (502)
 
-Our rules decide (RFC 9112, and stricter where it lets a recipient guess); llhttp reads every head too, and where it refuses or
-reads something else the head has two readings. `Upgrade` to HTTP/2 or TLS is dropped: the client goes on in HTTP/1.1.
+Our rules are those of RFC 9112, and stricter where it lets a recipient guess; `opinion` must agree with what they make of a
+head. `Upgrade` to HTTP/2 or TLS is dropped: the client goes on in HTTP/1.1.
 """
 
 import re
 from typing import Final, TypeAlias
-
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from enforcers.core.http.fields import (
     BARE_LF,
@@ -24,14 +22,15 @@ from enforcers.core.http.fields import (
     Fault,
     Fields,
     Role,
+    broken_rule,
     connection,
-    form_fault,
     name_fault,
     read_fields,
     spaced,
     split_lines,
 )
 from enforcers.core.http.framing import CHUNKED, NONE, UNTIL_CLOSE, Framing, read_coding, read_length
+from enforcers.core.http.opinion import confirm_answer, confirm_request
 from schemas.vocabulary import shown
 
 __all__ = ["Answer", "BadAnswer", "BadRequest", "Request", "find_head", "parse_answer", "parse_request"]
@@ -185,7 +184,7 @@ def parse_request(head: bytes) -> Request:
         raise BadRequest("body", f"`{name}` has a body")
     if not special.keys() <= _QUIET:
         _read_special(request, special)
-    _second_opinion_of_request(request, head, target)
+    confirm_request(head, method, target, body is not CHUNKED and not body.length)
     return request
 
 
@@ -229,7 +228,7 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     else:
         answer.body = framing or UNTIL_CLOSE
         answer.close |= framing is None
-    _second_opinion_of_answer(answer, head)
+    confirm_answer(head, code)
     return answer
 
 
@@ -343,63 +342,15 @@ def _without(onward: list[bytes], named: frozenset[bytes]) -> list[bytes]:
     return kept
 
 
-class _Seen:
-    """What llhttp made of a head."""
-
-    __slots__ = ("complete", "target")
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.complete = False
-
-    def on_url(self, target: bytes) -> None:
-        self.target = target
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-
-def _second_opinion_of_request(request: Request, head: bytes, target: bytes) -> None:
-    """Refuse where llhttp refuses, or reads another method, target, version, or another answer to `does a body follow`."""
-    seen = _Seen()
-    parser = HttpRequestParser(seen)
-    try:
-        parser.feed_data(head)
-    except HttpParserUpgrade:
-        pass
-    except HttpParserError as fault:
-        if "method" in str(fault).lower():
-            raise BadRequest("method", f"method `{shown(request.method)}` is not known", 501) from None
-        raise BadRequest("disagreement", "another parser refuses this head") from None
-    bodiless = request.body is not CHUNKED and not request.body.length
-    if seen.target != target or seen.complete is not bodiless or parser.get_method() != request.method.encode():
-        raise BadRequest("disagreement", "another parser reads this head in another way")
-
-
-def _second_opinion_of_answer(answer: Answer, head: bytes) -> None:
-    parser = HttpResponseParser(_NOBODY)
-    try:
-        parser.feed_data(head)
-    except HttpParserUpgrade:
-        pass
-    except HttpParserError:
-        raise BadAnswer("disagreement", "another parser refuses the head of the answer") from None
-    if parser.get_status_code() != answer.status:
-        raise BadAnswer("disagreement", "another parser reads the head of the answer in another way")
-
-
-_NOBODY: Final = object()
-
-
 def _request_line_fault(head: bytes) -> BadRequest:
     """Why the first line is no request line."""
-    line = head.partition(b"\n")[0].removesuffix(b"\r")
-    words = line.split(b" ")
-    if head.startswith((b"\r", b"\n")):
+    line, _, _ = head.partition(b"\r\n")
+    if not line:
         return BadRequest("empty-line", "an empty line stands before the request")
-    if any(byte < 32 or byte == 127 for byte in line) or b"\r\n" not in head:
-        return form_fault(head, BadRequest)  # type: ignore[return-value]
-    if len(words) != 3 or not all(words):
+    if any((byte < 32 and byte != 9) or byte == 127 for byte in line):
+        return BadRequest(*broken_rule(line + b"\r\n"))
+    words = line.split(b" ")
+    if len(words) != 3 or not all(words) or b"\t" in line:
         return BadRequest("request-line", "the request line is not a method, a target and a version with one space between")
     if not line.isascii():
         return BadRequest("not-ascii", "the request line is not ascii")
