@@ -93,6 +93,29 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def unix_socket(path: Path, backlog: int) -> socket.socket:
+    """Listen on `path`, which only this user may open. An old file there is of a process that is gone: we hold the lock.
+
+    Raises OperatorFault where that cannot be.
+    """
+    folder = os.open(private_dir(path.parent), os.O_RDONLY | os.O_DIRECTORY)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        # a socket's address has 107 bytes at most, a home may have more
+        made.bind(f"/proc/self/fd/{folder}/{path.name}")
+        made.listen(backlog)
+    except OSError as fault:
+        made.close()
+        raise OperatorFault(f"{path}: cannot be listened on: {(fault.strerror or str(fault)).lower()}") from fault
+    finally:
+        os.umask(before)
+        os.close(folder)
+    made.setblocking(False)
+    return made
+
+
 class Lock:
     """A file that one process holds at a time; it goes with the process, however that ends."""
 

@@ -21,6 +21,9 @@ from schemas.vocabulary import action_uid, parse_uid, registrable_domain
 
 TENANT: Final = "default"
 
+PATH_CHARS_MAX: Final = 1024
+"""Characters of a path in a record."""
+
 Texts: TypeAlias = tuple[
     str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str, str
 ]  # fmt: skip
@@ -74,6 +77,8 @@ class Call:
     """The kind of that proof."""
     token: str = ""
     """SHA-256 of the token that was shown, 64 lower-case hex digits. It may be revoked, like the next three."""
+    twin: str = ""
+    """The same of the one other text that is the same token, where there is one: revoked with it."""
     key: str = ""
     """Thumbprint of the key that proved the agent."""
     grant: str = ""
@@ -117,13 +122,18 @@ def withdrawn(reason: str, time_ns: int) -> End:
 
 
 @lru_cache(8192)
-def target_of(resource: str) -> Target:
+def target_of(resource: str, scheme: str = "") -> Target:
     """What a resource's uid alone says: of a host, its name and registrable domain."""
     kind, name = parse_uid(resource)
     if kind != "Host":
-        return Target(resource=resource)
+        return Target(resource=resource, scheme=scheme)
     host = name.rpartition(":")[0]
-    return Target(resource=resource, host=host, domain=registrable_domain(host))
+    return Target(resource=resource, scheme=scheme, host=host, domain=registrable_domain(host))
+
+
+def path_text(path: str) -> str:
+    """A path as it is recorded: `...` stands for what is behind PATH_CHARS_MAX. It is a fact, and nothing is decided by it."""
+    return path if len(path) <= PATH_CHARS_MAX else f"{path[: PATH_CHARS_MAX - 3]}..."
 
 
 def decide(matcher: Decides, call: Call) -> Decision:

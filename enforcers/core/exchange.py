@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from enforcers.core.call import Call, Decides, End, Record, decision_record, effect_record, progress_record, withdrawn
-from enforcers.core.refusal import Refusal, refusal
+from enforcers.core.caller import Caller
+from enforcers.core.refusal import Refusal, refusal, said_of
 from schemas.errors import AgentFault, SpoolFull
 from schemas.records import Decision, Outcome, Verdict, call_id
 
@@ -61,8 +62,12 @@ class Obeys(Protocol):
 class Desk:
     """What the exchanges of one door share. One thread."""
 
-    def __init__(self, gate: Gates, obeyed: Obeys, append: Append, boot: int) -> None:
+    def __init__(
+        self, gate: Gates, obeyed: Obeys, append: Append, boot: int, still: Callable[[Caller], bool] = lambda _: True
+    ) -> None:
+        """`still` says whether a caller would be known now."""
         self.gate = gate
+        self.still = still
         self.obeyed = obeyed
         self.append = append
         self.boot = boot
@@ -93,10 +98,12 @@ class Desk:
 class Exchange:
     """One call. `call` and `decision` are there from `begin` on."""
 
-    __slots__ = ("_desk", "address", "call", "decision", "open", "seq")
+    __slots__ = ("_desk", "address", "call", "caller", "decision", "open", "seq")
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, caller: Caller | None = None) -> None:
         self.call: Call
+        self.caller = caller
+        """Who makes it, as identity knows; whether it still does is asked with the board."""
         self.decision: Decision
         self.seq = 0
         """Of its decision's record; 0 before it, and where there was no room for it."""
@@ -132,8 +139,11 @@ class Exchange:
             decision = gate.decide(call)
             if decision.reason == "stale":
                 break
-            if desk.obeyed.follow():
-                continue  # other policies since
+            if desk.obeyed.follow():  # other policies, or other agents
+                if self.caller is not None and not desk.still(self.caller):
+                    decision = Decision(reason="identity", policy_digest=gate.matcher.digest)
+                    break
+                continue
             if not desk.obeyed.may_decide:
                 decision = Decision(reason="stale", policy_digest=gate.matcher.digest)
                 break
@@ -161,9 +171,11 @@ class Exchange:
                 self.seq = self._desk.append(decision_record(self.call, self.decision, now_ns, self._desk.gate.epoch))
         return self._refusal("overloaded")
 
-    def also(self, action: str, now_ns: int) -> Refusal | None:
-        """Ask for the same chain and target whether it may do `action` too. What was allowed for the first question does not
-        count; a refusal ends the call, and its effect names the action."""
+    def also(self, action: str, now_ns: int, why: str) -> Refusal | None:
+        """Ask for the same chain and target whether it may do `action` too, which it needs for the reason `why`.
+
+        What was allowed for the first question does not count. A refusal ends the call; its effect names the action and why.
+        """
         desk, call = self._desk, self.call
         asked = call.asking(action)
         while True:
@@ -173,10 +185,11 @@ class Exchange:
         if decision.verdict is Verdict.ALLOW:
             return None
         self._finish(
-            End(time_ns=now_ns, outcome=Outcome.REFUSED, duration_ns=self._since(now_ns), error=f"{action}: {decision.reason}",
+            End(time_ns=now_ns, outcome=Outcome.REFUSED, duration_ns=self._since(now_ns), error=f"{action}: {why}",
                 reason=decision.reason, address=self.address),
         )  # fmt: skip
-        return self._refusal(decision.reason, policies=decision.because, action=action)
+        said = f"{action} is needed ({why}): {said_of(decision.reason)}"
+        return self._refusal(decision.reason, said, policies=decision.because, action=action)
 
     def may_act(self, now_ns: int) -> Refusal | None:
         """Ask just before the first byte goes up, and send that byte before anything else happens."""

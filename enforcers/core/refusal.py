@@ -45,6 +45,7 @@ _SAID: Final = {
     "unreachable": ("the origin cannot be reached", "try again; if it goes on, ask whoever runs the origin"),
     "timeout": ("the origin does not answer in time", "try again; if it goes on, ask whoever runs the origin"),
 }
+_NO_PERMIT: Final = ("no policy permits this", "ask the operator to permit it")
 _STATUS: Final = {"stale": 503, "overloaded": 503, "malformed": 400, "identity": 407}
 
 
@@ -79,6 +80,11 @@ class Refusal:
         return head + (b"connection: close\r\n\r\n" if close else b"\r\n") + (data if body else b"")
 
 
+def said_of(reason: str) -> str:
+    """What `reason` means, in a few words."""
+    return _SAID.get(reason, _NO_PERMIT)[0]
+
+
 def refusal(
     reason: str, *, status: int = 0, detail: str = "", call_id: str = "", policies: tuple[str, ...] = (), agent: str = "",
     action: str = "", resource: str = "",
@@ -87,7 +93,7 @@ def refusal(
 
     Where policy does not permit, what to ask for is the policy itself, in Cedar.
     """
-    message, ask = _SAID.get(reason, ("no policy permits this", "ask the operator to permit it"))
+    message, ask = _SAID.get(reason, _NO_PERMIT)
     if reason == "no-permit" and agent and action and resource:
         ask = (
             f"ask the operator for the policy `permit (principal == Agent::{quote(agent)}, action == Action::{quote(action)},"

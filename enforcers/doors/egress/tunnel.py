@@ -320,6 +320,10 @@ class Tunnel:
         self._over()
         reset(self._client)
 
+    def stop(self) -> None:
+        """The door stops."""
+        self._end(Outcome.ERROR, "the door stopped")
+
     def _end(self, outcome: Outcome, error: str) -> None:
         if self._done:
             return

@@ -1,0 +1,490 @@
+"""Egress doors for tests: real door processes on a home that is nothing but a board, origins of few words, and raw clients.
+
+    with EgressSite(tmp_path / "home", agents=("reader",)) as site, RawOrigin(answer_ok) as origin:
+        door = site.start()
+        with door.connect() as client:
+            client.sendall(site.get(origin.authority))
+            assert read_answer(client).status == 200
+        assert [said["kind"] for said in site.records()] == ["decision", "effect"]
+
+`site.revoke`, `lift`, `pause`, `decide_by` and `stale` write the board as a host would; a thread keeps it fresh. Nothing is
+sealed or sent, so `records` has everything that the doors wrote.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from enforcers.doors.egress.orders import Orders
+from ext.board import BoardWriter
+from ext.spool import SpoolReader
+from schemas.agents import Agent, encode
+from schemas.bundle import Bundle, Rule
+from schemas.config import Egress, Enforcer, Issuer
+from schemas.home import Home
+from schemas.keys import query_key
+from schemas.process import private_dir, write_atomic
+from schemas.records import STRING_FIELDS, Kind, Outcome, call_id, make_boot
+from tests.support.oracles import parse_records
+
+HOST: Final = "enforce-1"
+SECRET: Final = "swordfish"
+"""Of every agent."""
+
+PERMIT: Final = Bundle(rules=(Rule(id="all", forbid=False),))
+"""Permits everything, `tcp:CONNECT` too."""
+
+FRESH_NS: Final = 2_000_000_000
+KINDS: Final = {int(kind): kind.name.lower() for kind in Kind}
+OUTCOMES: Final = {int(outcome): outcome.name.lower() for outcome in Outcome}
+
+
+def secret_hash(secret: str) -> str:
+    """As `wardline agent add` keeps it, with a cost that a test can bear."""
+    made = hashlib.scrypt(secret.encode(), salt=b"salt" * 4, n=1 << 10, r=8, p=1, dklen=32)
+    parts = (base64.b64encode(part).decode() for part in (b"salt" * 4, made))
+    return "$".join(("scrypt", str(1 << 10), "8", "1", *parts))
+
+
+def credential(user: str = "reader", secret: str = SECRET) -> bytes:
+    """The value of `Proxy-Authorization`."""
+    return b"Basic " + base64.b64encode(f"{user}:{secret}".encode())
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class DoorProcess:
+    """One door process."""
+
+    site: "EgressSite"
+    name: str
+    boot: str
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Its run file; empty where there is none."""
+        try:
+            return dict(json.loads(self.site.home.run_file(self.name).read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
+    def connect(self) -> socket.socket:
+        """A connection to its port."""
+        made = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+
+    def until_ready(self, seconds: float = 20) -> None:
+        """Wait until it listens."""
+        deadline = time.monotonic() + seconds
+        while self.said.get("state") != "ready" or self.said.get("pid") != self.process.pid:
+            assert self.process.poll() is None, f"the door has ended: {self.log()}"
+            assert time.monotonic() < deadline, f"the door does not start: {self.said} {self.log()}"
+            time.sleep(0.01)
+
+    def log(self) -> str:
+        """What it printed."""
+        return self.site.home.log.joinpath(f"{self.name}.log").read_text()
+
+    def figures(self) -> dict[str, float]:
+        """What its metrics say."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://{self.said['metrics']}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (one.rpartition(" ") for one in lines if not one.startswith("#"))}
+
+    def memory_bytes(self) -> int:
+        """Of its own pages in memory."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no RssAnon")
+
+    def stop(self) -> int:
+        """As its host stops it; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+@dataclass
+class EgressSite:
+    """A home whose only host is a board."""
+
+    root: Path
+    agents: tuple[str, ...] = ("reader",)
+    bundle: Bundle = PERMIT
+    allow_addresses: tuple[str, ...] = ("127.0.0.0/8",)
+    egress: dict[str, Any] = field(default_factory=dict)
+    enforcer: Enforcer = field(default_factory=Enforcer)
+    issuers: tuple[Issuer, ...] = ()
+    listed: tuple[Agent, ...] = ()
+    """Agents beside `agents`, as they are."""
+
+    def __post_init__(self) -> None:
+        self.home = Home(self.root)
+        private_dir(self.home.host(HOST) / "bundle")
+        private_dir(self.home.run)
+        private_dir(self.home.log)
+        query_key(self.home)
+        self.board = BoardWriter(str(self.home.board(HOST)), 1)
+        self.doors: list[DoorProcess] = []
+        self.epoch = 0
+        self._paused = False
+        self._revoked: set[str] = set()
+        self._policy = b""
+        self._end = threading.Event()
+        self._guard = threading.Lock()
+        self._fresh = True
+        self.put_agents(*self.agents)
+        self.decide_by(self.bundle)
+        self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
+        self._thread.start()
+
+    # -- the board ---------------------------------------------------------------------------------------------------
+
+    def _keep_fresh(self) -> None:
+        while True:
+            with self._guard:
+                if self._fresh:
+                    self.board.fresh(time.monotonic_ns() + FRESH_NS)
+            if self._end.wait(0.2):
+                return
+
+    def _change(self, revoke: tuple[str, ...] = (), lift: tuple[str, ...] = ()) -> int:
+        with self._guard:
+            self.epoch += 1
+            self.board.change(
+                [(text, 0) for text in revoke], lift, epoch=self.epoch, paused=self._paused, policy=self._policy
+            )
+        return self.epoch
+
+    def put_agents(self, *names: str) -> None:
+        """The agents' file, as of the epoch that comes next."""
+        made = [Agent(name=name, owner="alice", secret=secret_hash(SECRET)) for name in names]
+        write_atomic(self.home.agents(HOST), encode([*made, *self.listed], self.epoch + 1))
+
+    def know(self, *names: str) -> int:
+        """Control knows these agents and no other from now on."""
+        self.put_agents(*names)
+        return self._change()
+
+    def decide_by(self, bundle: Bundle) -> int:
+        """Control names these policies."""
+        (self.home.host(HOST) / "bundle" / f"{bundle.digest}.json").write_bytes(bundle.encode())
+        self._policy = bytes.fromhex(bundle.digest)
+        return self._change()
+
+    def revoke(self, *texts: str) -> int:
+        """`agent:reader`, `session:s-1`, `destination:example.com` ..."""
+        return self._change(revoke=texts)
+
+    def lift(self, *texts: str) -> int:
+        """They are not revoked any more."""
+        return self._change(lift=texts)
+
+    def pause(self, paused: bool = True) -> int:
+        """Everything."""
+        self._paused = paused
+        return self._change()
+
+    def stale(self, stale: bool = True) -> None:
+        """Whether the board may be believed."""
+        with self._guard:
+            self._fresh = not stale
+            self.board.fresh(0 if stale else time.monotonic_ns() + FRESH_NS)
+
+    # -- doors -------------------------------------------------------------------------------------------------------
+
+    def start(self, name: str = "", port: int = 0, *, ready: bool = True) -> DoorProcess:
+        """Another door process."""
+        name = name or f"door-{len(self.doors) + 1}"
+        port = port or free_port()
+        boot = f"{make_boot(int(time.time()), int.from_bytes(os.urandom(4), 'big')):016x}"
+        egress = Egress(**{"port": port, "allow_addresses": self.allow_addresses, **self.egress})
+        orders = Orders(
+            host=HOST, boot=boot, port=port, own=(), egress=egress, enforcer=self.enforcer, issuers=self.issuers
+        )
+        with open(self.home.log / f"{name}.log", "ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "enforcers.doors.egress.run", "--home", str(self.root), "--name", name],
+                stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, "WARDLINE_PARENT": str(os.getpid())},
+                cwd=Path(__file__).parents[2],
+            )  # fmt: skip
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(orders.encode())
+            process.stdin.close()
+        door = DoorProcess(self, name, boot, port, process)
+        self.doors.append(door)
+        if ready:
+            door.until_ready()
+        return door
+
+    def get(self, authority: str, path: str = "/", *lines: str, method: str = "GET", user: str = "reader") -> bytes:
+        """A request without a body."""
+        extra = "".join(f"{line}\r\n" for line in lines)
+        return (
+            f"{method} http://{authority}{path} HTTP/1.1\r\nHost: {authority}\r\n"
+            f"Proxy-Authorization: {credential(user).decode()}\r\n{extra}\r\n"
+        ).encode()
+
+    def connect(self, authority: str, user: str = "reader") -> bytes:
+        """What asks for a tunnel."""
+        return (
+            f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: {credential(user).decode()}\r\n\r\n"
+        ).encode()
+
+    # -- what was recorded -------------------------------------------------------------------------------------------
+
+    def records(self, door: DoorProcess | None = None) -> list[dict[str, Any]]:
+        """Every record of a door (the first one), in order: all fields by name; `call` is the id of its call."""
+        one = door or self.doors[0]
+        boot = int(one.boot, 16)
+        reader = SpoolReader(str(self.home.host(HOST) / "doors" / one.boot), boot)
+        found = []
+        try:
+            while runs := reader.read(1 << 20, 1 << 24):
+                for run in runs:
+                    for seq, record in parse_records(bytes(run.view)):
+                        said = {name: getattr(record, name) for name in record.__dataclass_fields__ if name != "texts"}
+                        said |= dict(zip(STRING_FIELDS, record.texts, strict=True))
+                        said |= {"seq": seq, "call": call_id(boot, record.call_seq or seq), "kind": KINDS[record.kind],
+                                 "outcome": OUTCOMES[record.outcome]}  # fmt: skip
+                        found.append(said)
+        finally:
+            reader.close()
+        return found
+
+    def until_records(self, count: int, door: DoorProcess | None = None, seconds: float = 10) -> list[dict[str, Any]]:
+        """The records, as soon as there are so many."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.records(door)) < count:
+            assert time.monotonic() < deadline, f"{len(found)} records, not {count}: {found}"
+            time.sleep(0.01)
+        return found
+
+    def effect_of(self, call: str, door: DoorProcess | None = None, seconds: float = 10) -> dict[str, Any]:
+        """The effect of a call, as soon as it is there."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for said in self.records(door):
+                if said["kind"] == "effect" and said["call"] == call:
+                    return said
+            assert time.monotonic() < deadline, f"{call} has no effect"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Stop everything."""
+        for door in self.doors:
+            door.process.kill()
+            door.process.wait()
+        self._end.set()
+        self._thread.join()
+        self.board.close()
+
+    def __enter__(self) -> "EgressSite":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+# -- clients and origins of few words --------------------------------------------------------------------------------
+
+
+@dataclass
+class AnswerSeen:
+    """What a client got."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    trailers: bytes = b""
+
+    def json(self) -> dict[str, Any]:
+        """Of a refusal."""
+        return dict(json.loads(self.body))
+
+    def header(self, name: str) -> str | None:
+        """The first of that name."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+
+class Reader:
+    """Reads what a socket gives, exactly as far as it is asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.data = b""
+
+    def until(self, mark: bytes) -> bytes:
+        """Up to and with `mark`. Raises EOFError."""
+        while mark not in self.data:
+            self._more()
+        found, _, self.data = self.data.partition(mark)
+        return found + mark
+
+    def exactly(self, count: int) -> bytes:
+        """So many bytes. Raises EOFError."""
+        while len(self.data) < count:
+            self._more()
+        found, self.data = self.data[:count], self.data[count:]
+        return found
+
+    def rest(self) -> bytes:
+        """Up to the end of the connection."""
+        with contextlib.suppress(EOFError):
+            while True:
+                self._more()
+        return self.data
+
+    def _more(self) -> None:
+        piece = self.sock.recv(1 << 16)
+        if not piece:
+            raise EOFError(f"the connection ended behind {self.data[:200]!r}")
+        self.data += piece
+
+    def head(self) -> tuple[str, list[tuple[str, str]]]:
+        """The first line, and the fields as they are written."""
+        lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        return lines[0], [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines[1:] if line)]
+
+    def answer(self, method: str = "GET") -> AnswerSeen:
+        """One answer, its body as its framing says."""
+        first, headers = self.head()
+        fields = {name.lower(): value for name, value in headers}
+        status, body, trailers = int(first.split()[1]), b"", b""
+        if method == "HEAD" or status in (204, 304) or status < 200:
+            pass
+        elif fields.get("transfer-encoding") == "chunked":
+            while size := int(self.until(b"\r\n").split(b";")[0], 16):
+                body += self.exactly(size)
+                assert self.exactly(2) == b"\r\n"
+            while (line := self.until(b"\r\n")) != b"\r\n":
+                trailers += line
+        elif "content-length" in fields:
+            body = self.exactly(int(fields["content-length"]))
+        else:
+            body, self.data = self.rest(), b""
+        return AnswerSeen(status, headers, body, trailers)
+
+
+def read_answer(sock: socket.socket, method: str = "GET") -> AnswerSeen:
+    """One answer from a connection that carries no other behind it."""
+    return Reader(sock).answer(method)
+
+
+Handler = Callable[["RawOrigin", socket.socket], None]
+
+
+class RawOrigin:
+    """An origin whose every connection is handled by a function, in a thread of its own; `seen` is all that came in."""
+
+    def __init__(self, handler: Handler, address: str = "127.0.0.1") -> None:
+        self._handler = handler
+        self._listener = socket.create_server((address, 0), backlog=512)
+        self.port = int(self._listener.getsockname()[1])
+        self.authority = f"{address}:{self.port}"
+        self.connections = 0
+        self.seen: list[bytes] = []
+        self.faults: list[BaseException] = []
+        self._socks: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                made, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._socks.append(made)
+            threading.Thread(target=self._handle, args=(made,), daemon=True).start()
+
+    def _handle(self, made: socket.socket) -> None:
+        try:
+            with made:
+                self._handler(self, made)
+        except (OSError, EOFError):
+            return
+        except BaseException as fault:
+            self.faults.append(fault)
+            raise
+
+    def close(self) -> None:
+        """Nobody may connect any more, and whoever is connected is left."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for made in self._socks:
+            with contextlib.suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "RawOrigin":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+        assert not self.faults
+
+
+def answer_with(response: bytes) -> Handler:
+    """An origin that reads requests with bodies by length or in chunks, and gives each the same answer."""
+
+    def handle(origin: RawOrigin, sock: socket.socket) -> None:
+        for request in requests(sock):
+            origin.seen.append(request)
+            sock.sendall(response)
+
+    return handle
+
+
+def requests(sock: socket.socket) -> Iterator[bytes]:
+    """One whole request after another, as they are written."""
+    reader = Reader(sock)
+    while True:
+        head = reader.until(b"\r\n\r\n")
+        fields = {line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in head.split(b"\r\n")[1:] if line}
+        body = b""
+        if fields.get(b"transfer-encoding") == b"chunked":
+            while True:
+                line = reader.until(b"\r\n")
+                body += line
+                size = int(line, 16)
+                if not size:
+                    while (trailer := reader.until(b"\r\n")) != b"\r\n":
+                        body += trailer
+                    body += b"\r\n"
+                    break
+                body += reader.exactly(size + 2)
+        elif b"content-length" in fields:
+            body = reader.exactly(int(fields[b"content-length"]))
+        yield head + body
+
+
+OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+answer_ok: Final = answer_with(OK)
+
+
