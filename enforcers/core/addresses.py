@@ -29,7 +29,7 @@ MAPPED: Final = "ipv4-mapped"
 SCOPED: Final = "scoped"
 
 _SPECIAL_4: Final = (
-    ("0.0.0.0/8", "this host or network"),
+    ("0.0.0.0/8", "unspecified"),
     ("10.0.0.0/8", "private"),
     ("100.100.100.200/32", "metadata"),  # one provider's, inside the shared space
     ("100.64.0.0/10", "carrier-grade nat"),
@@ -53,7 +53,7 @@ _SPECIAL_4: Final = (
 """IPv4, the narrower first. What is in none of them is public."""
 
 _SPECIAL_6: Final = (
-    ("::/128", "this host or network"),
+    ("::/128", "unspecified"),
     ("::1/128", "loopback"),
     ("::/96", "ipv4-compatible"),
     ("::ffff:0:0:0/96", "ipv4-translated"),

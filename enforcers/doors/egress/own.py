@@ -47,7 +47,7 @@ class Own:
 
     def is_named(self, host: str, port: int) -> bool:
         """Whether this is what the configuration calls a part of Wardline: refused before anything is looked up."""
-        return (host.lower().removesuffix("."), port) in self._named
+        return (host.lower().removesuffix(".").strip("[]"), port) in self._named
 
     def now(self) -> OwnSet:
         """As `refresh`, but reads only when a run file was made, replaced or removed since.
