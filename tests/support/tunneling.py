@@ -198,14 +198,16 @@ class Origin:
     """A TCP server in the test's loop; keeps what it was sent. `speak` has each connection's streams."""
 
     def __init__(
-        self, speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None, tls: Any = None
-    ) -> None:
+        self, speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None, tls: Any = None,
+        host: str = "127.0.0.1", port: int = 0,
+    ) -> None:  # fmt: skip
         self.connections = 0
         self.heard = bytearray()
-        self.port = 0
+        self.port = port
         self.faults: list[BaseException] = []
         self._speak = speak or self._echo
         self._tls = tls
+        self._host = host
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -230,7 +232,7 @@ class Origin:
             writer.close()
 
     async def __aenter__(self) -> "Origin":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, self._host or None, self.port, ssl=self._tls, limit=1 << 20)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -89,7 +89,6 @@ class Resolver:
         self._ask = _Servers(servers, self._wait_s).ask if servers else _System().ask
         self._known: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
         self._asked: dict[str, asyncio.Future[list[Address]]] = {}
-        self._busy = 0
 
     def known(self, host: str) -> list[Address] | None:
         """The addresses of a name whose last answer still holds."""
@@ -113,8 +112,8 @@ class Resolver:
         loop = asyncio.get_running_loop()
         waiting = self._asked.get(host)
         if waiting is None:
-            if self._busy >= LOOKUPS_MAX:
-                raise Unreachable("dns", f"{self._busy} names are looked up already, limit is {LOOKUPS_MAX}")
+            if len(self._asked) >= LOOKUPS_MAX:
+                raise Unreachable("dns", f"{len(self._asked)} names are looked up already, limit is {LOOKUPS_MAX}")
             waiting = self._asked[host] = loop.create_task(self._look(host))
             waiting.add_done_callback(_looked_at)
         try:
@@ -124,12 +123,10 @@ class Resolver:
             raise Unreachable("timeout", f"`{shown(host)}` was not resolved within {self._wait_s:g} s") from None
 
     async def _look(self, host: str) -> list[Address]:
-        self._busy += 1
         self.lookups += 1
         try:
             found, holds_s = await self._ask(host)
         finally:
-            self._busy -= 1
             del self._asked[host]
         if not found:
             raise Unreachable("dns", f"`{shown(host)}` has no address")
