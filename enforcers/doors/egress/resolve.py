@@ -153,6 +153,7 @@ class _Servers:
         resolver.lifetime = wait_s
         resolver.timeout = min(2.0, wait_s)  # of one try
         self._resolver = resolver
+        self._wait_s = wait_s
 
     async def ask(self, host: str) -> tuple[list[Address], float]:
         """The addresses and for how many seconds they hold."""
@@ -165,9 +166,11 @@ class _Servers:
             for kind in (dns.rdatatype.A, dns.rdatatype.AAAA)
         ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            late = SECOND_S if any(not task.exception() and task.result().rrset for task in done) else None
-            await asyncio.wait(tasks, timeout=late)
+            end = asyncio.get_running_loop().time() + self._wait_s
+            done, _ = await asyncio.wait(tasks, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
+            left = max(0.0, end - asyncio.get_running_loop().time())
+            enough = any(not task.exception() and task.result().rrset for task in done)
+            await asyncio.wait(tasks, timeout=min(SECOND_S, left) if enough else left)
             return _gathered(host, [task for task in tasks if task.done()])
         finally:
             for task in tasks:
@@ -187,11 +190,11 @@ def _gathered(host: str, tasks: list[asyncio.Task[dns.resolver.Answer]]) -> tupl
         if answer.rrset is not None:
             holds_s = min(holds_s, answer.chaining_result.minimum_ttl)
             found += [address for record in answer.rrset if (address := read_address(record.to_text())) is not None]
-    if found or not faults:
+    if found or (tasks and not faults):
         return found, holds_s
     if any(isinstance(fault, dns.resolver.NXDOMAIN) for fault in faults):
         raise Unreachable("dns", f"`{shown(host)}` does not exist")
-    if any(isinstance(fault, dns.exception.Timeout) for fault in faults):
+    if not tasks or any(isinstance(fault, dns.exception.Timeout) for fault in faults):
         raise Unreachable("timeout", f"no name server answered about `{shown(host)}`")
     raise Unreachable("dns", f"no name server could say where `{shown(host)}` is")
 
