@@ -498,3 +498,69 @@ def test_a_tunnel_that_is_revoked_before_its_first_byte_sends_none(tmp_path: Pat
             lift(door.board, "agent:researcher")
 
     run(test())
+
+
+def test_a_door_that_stops_ends_its_tunnels_and_says_so(tmp_path: Path, names: NameServer) -> None:
+    names["mute.test"] = say(silent=("A", "AAAA"))
+
+    async def test() -> None:
+        async with Origin() as origin, MiniDoor(tmp_path, dns_servers=(names.address,)) as door:
+            door.dialer.tls_port = origin.port
+            streams, _, _ = await door.connect(f"{HOST}:443", GOOD)
+            await streams.readexactly(len(GOOD))
+            for target, first in ((f"{HOST}:443", b""), ("mute.test:443", real("mute.test"))):
+                await door.connect(target, first)
+            await asyncio.sleep(0.02)
+            for tunnel in list(door.open):
+                tunnel.stop()
+            with pytest.raises(ConnectionResetError):
+                await streams.read()
+            await door.until_over(3)
+            assert not door.open
+            effects = [one for one in door.said if one.kind is Kind.EFFECT]
+            assert {(one.outcome, one.error, one.denied) for one in effects} == {(Outcome.ERROR, "the door stopped", False)}
+            assert sorted(one.bytes_out for one in effects) == [0, 0, len(GOOD)]
+
+    run(test())
+
+
+def test_an_upgraded_connection_is_a_tunnel_from_its_answer_on(tmp_path: Path, names: NameServer) -> None:
+    """What was read behind the heads goes first, in each direction; what had moved before counts."""
+
+    async def test() -> None:
+        async with Origin() as origin, MiniDoor(tmp_path, tunnel_idle_ms=60_000) as door:
+            door.relays_to = origin.port
+            streams, writer, head = await door.connect(f"{HOST}:443", b"early")
+            assert head == b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+            assert await streams.readexactly(10) == b"from below"
+            assert await streams.readexactly(5) == b"early"
+            writer.write(b"more")
+            assert await streams.readexactly(4) == b"more"
+            writer.write_eof()
+            assert await streams.read() == b""
+            said = await door.until_over()
+            assert (said.outcome, said.status, said.bytes_out, said.bytes_in) == (Outcome.OK, 101, 100 + 4, 1000 + 9)
+            assert origin.heard == b"earlymore"
+            assert len(door.tunnels) == 0
+
+    run(test())
+
+
+def test_ten_thousand_bytes_before_the_origin_is_there_are_kept_and_more_is_not_read(tmp_path: Path, names: NameServer) -> None:
+    names[HOST] = say("127.0.0.1", silent=("AAAA",))  # the lookup takes a quarter of a second
+    data = GOOD + bytes(range(256)) * (1 << 14)
+
+    async def test() -> None:
+        async with Origin() as origin, MiniDoor(tmp_path, dns_servers=(names.address,)) as door:
+            door.dialer.tls_port = origin.port
+            streams, writer, _ = await door.connect(f"{HOST}:443")
+            writer.write(data)
+            await asyncio.sleep(0.1)
+            (tunnel,) = door.open
+            assert len(GOOD) <= len(tunnel._waiting.data) < 1 << 20
+            assert origin.connections == 0
+            assert await streams.readexactly(len(data)) == data
+            writer.close()
+            await door.until_over()
+
+    run(test())

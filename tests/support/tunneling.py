@@ -23,7 +23,7 @@ from enforcers.core.http.target import read_target
 from enforcers.doors.egress.dial import Dialer
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver
-from enforcers.doors.egress.tunnel import start
+from enforcers.doors.egress.tunnel import relay, start
 from enforcers.doors.egress.tunnels import Tunnels
 from ext.board import BoardWriter
 from ext.decide import Matcher
@@ -105,6 +105,8 @@ class MiniDoor:
         self.open: set[Any] = set()
         self.tunnels = Tunnels(self)
         self.port = 0
+        self.relays_to = 0
+        """The port of an origin: a call that is let out is answered with a 101 and becomes a relay to it."""
         self._server: asyncio.Server | None = None
         self._clients: list[asyncio.StreamWriter] = []
 
@@ -187,11 +189,21 @@ class _Head(asyncio.Protocol):
         )  # fmt: skip
         exchange = Exchange(door.desk)
         refusal = exchange.begin(call, time.time_ns())
+        if refusal is None and door.relays_to:
+            self._relay = asyncio.ensure_future(self._upgrade(exchange, early))
+            return
         if refusal is None:
             refusal = start(door, exchange, where, self._transport, early, Caller(AGENT))
         if refusal is not None:
             self._transport.write(refusal.encode(close=True))
             self._transport.close()
+
+
+    async def _upgrade(self, exchange: Exchange, early: bytes) -> None:
+        door = self._door
+        origin, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", door.relays_to)
+        answer = b"HTTP/1.1 101 Switching Protocols\r\n\r\nfrom below"
+        relay(door, exchange, Caller(AGENT), self._transport, origin, 101, answer, early, (100, 1000))
 
 
 class Origin:

@@ -21,7 +21,7 @@ from enforcers.core.clienthello import Hello, NotTls, look
 from enforcers.core.exchange import Exchange
 from enforcers.core.refusal import Refusal
 from enforcers.doors.egress.dial import Refused
-from enforcers.doors.egress.ends import Side, Waiting, reset
+from enforcers.doors.egress.ends import BUFFER_BYTES, Side, Waiting, reset
 from enforcers.doors.egress.resolve import Unreachable
 from enforcers.doors.egress.tunnels import Holds
 from schemas.limits import MIB
@@ -99,7 +99,7 @@ def relay(
 ) -> None:  # fmt: skip
     """Join two connections that are there, such as those of a 101: what was read already of each goes to the other first.
 
-    `moved` are the bytes that went up and came down before, and `status` is what the effect will say.
+    `moved` are the bytes that were read of the client and of the origin until now, and `status` is what the effect will say.
     """
     tunnel = Tunnel(door, exchange, caller.agent, client)
     side = Side(tunnel, "origin")
@@ -159,9 +159,13 @@ class Tunnel:
     def heard(self) -> None:
         """The client has sent something, or its end. Once it is dialled for this only keeps it."""
         waiting, where = self._waiting, self._where
-        if waiting is None or where is None or self._task is not None:
+        if waiting is None or where is None:
             return
         data = waiting.data
+        if self._task is not None:
+            if len(data) > BUFFER_BYTES:
+                self._client.pause_reading()
+            return
         if len(data) < self._needed and not waiting.ended:
             return
         if not data:
