@@ -14,6 +14,8 @@ from pipeline.cli import (
     calls,
     deadletter,
     enrol,
+    explain,
+    inventory,
     keys,
     pause,
     policy,
@@ -23,6 +25,7 @@ from pipeline.cli import (
     run,
     sql,
     status,
+    top,
     up,
 )
 from pipeline.cli.common import home_option
@@ -31,7 +34,8 @@ from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
 MODULES: Final = (
-    up, status, run, replay, calls, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter, processes,
+    up, status, run, replay, calls, explain, inventory, top, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter,
+    processes,
 )  # fmt: skip
 """In the order of `wardline --help`."""
 
