@@ -291,6 +291,11 @@ class Tunnel:
             if near.gone and origin.gone:
                 self._end(Outcome.OK, "")
             return
+        if side.ended:
+            # it had sent its end, closed, and answered what still came for it with a reset: how most programs leave TLS
+            self._client.close()  # what waits for it is still written
+            self._end(Outcome.OK, "")
+            return
         said = (getattr(exc, "strerror", None) or str(exc or "connection closed")).lower()
         self._end(Outcome.ERROR, f"{side.name}: {said}")
 
