@@ -95,6 +95,9 @@ def parse_token(text: str) -> Token:
         raise NoIdentity("token-header", f"the token's `alg` is none of {', '.join(ALGORITHMS)}")
     if not isinstance(kind, str) or kind.lower() not in TYPES:
         raise NoIdentity("token-header", "the token's `typ` is neither `JWT` nor `at+jwt`")
+    for hint in ("cty", "x5t", "x5t#S256"):  # not used, but what is wrong in form is wrong
+        if hint in header and not isinstance(header[hint], str):
+            raise NoIdentity("token-header", f"the token's `{hint}` is no text")
     if "kid" in header and (not isinstance(kid, str) or not 0 < len(kid) <= KID_CHARS_MAX):
         raise NoIdentity("token-header", f"the token's `kid` is no text of 1 to {KID_CHARS_MAX} characters")
     signature = _bytes(parts[2], "signature")
