@@ -75,7 +75,7 @@ def answer_head(answer: Answer, minor: int = 1, close: bool = False, extra: Sequ
         parts.append(b"\r\nContent-Length: %d" % framing.length)
     elif framing.kind == CHUNKED.kind:
         parts.append(b"\r\nTransfer-Encoding: chunked")
-        if answer.trailer:
+        if answer.trailer and answer.body.kind == CHUNKED.kind:
             parts += (b"\r\nTrailer: ", answer.trailer)
     for line in extra:
         parts += (b"\r\n", line)

@@ -43,7 +43,8 @@ TARGET_BYTES_MAX: Final = 16 << 10
 
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n")
-_FIRST = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_FIRST: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""What a head may begin with: a token's characters."""
 _TOKEN = re.compile(TOKEN)
 _PROTOCOLS = re.compile(rb"[\t ]*[!#$%&'*+\-./^_`|~0-9A-Za-z]++[\t ]*(?:,[\t ]*[!#$%&'*+\-./^_`|~0-9A-Za-z]++[\t ]*)*+")
 _HOPS_LEFT = re.compile(rb"[1-9][0-9]{0,8}")
@@ -143,12 +144,14 @@ def find_head(buffer: bytes | bytearray, limit: int, start: int = 0, fault: Faul
     `start` is how much an earlier look has seen. Raises BadRequest or BadAnswer as soon as it can never become a head of at
     most `limit` bytes: too long, not HTTP, a line that ends in a bare LF.
     """
+    if buffer and buffer[0] not in _FIRST:
+        if buffer[0] in b"\r\n":
+            raise fault("empty-line", "an empty line stands before the head")
+        raise fault("not-http", "what came is no HTTP/1 message: this port speaks HTTP without TLS")
     end = buffer.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     if 0 <= end <= limit - 4:
         return end + 4
-    if buffer and not _FIRST.match(buffer):
-        raise fault("not-http", "what came is no HTTP/1 message: this port speaks HTTP without TLS")
-    if end < 0 and BARE_LF.search(buffer, start - 1 if start > 1 else 0):
+    if BARE_LF.search(buffer, start - 1 if start > 1 else 0):
         raise fault("bare-lf", "the head has a line that ends in a bare LF")
     if end >= 0 or len(buffer) >= limit:
         raise fault("long-head", f"the head has more than {limit} bytes", fault.TOO_LARGE)
@@ -345,8 +348,6 @@ def _without(onward: list[bytes], named: frozenset[bytes]) -> list[bytes]:
 def _request_line_fault(head: bytes) -> BadRequest:
     """Why the first line is no request line."""
     line, _, _ = head.partition(b"\r\n")
-    if not line:
-        return BadRequest("empty-line", "an empty line stands before the request")
     if any((byte < 32 and byte != 9) or byte == 127 for byte in line):
         return BadRequest(*broken_rule(line + b"\r\n"))
     words = line.split(b" ")
