@@ -28,11 +28,11 @@ WAIT_POLL_S: Final = 0.2
 STORE_WAIT_S: Final = 5
 STAGES: Final = ("spooled", "sealed", "sent", "stored")
 OWN_FIELDS: Final = ("name", "pid", "state", "address", "metrics")
-DOOR_FIELDS: Final = ("host", "boot", "socket", "calls", "tunnels", "epoch")
+DOOR_FIELDS: Final = ("host", "boot", "socket", "calls", "refused", "open", "tunnels", "epoch")
 """What a door says beside those, where it does; the `address` of one that is a proxy is the proxy's."""
 
-BLOCKERS: Final = ("full", "waits_for")
-"""What a host and a worker say when they cannot go on, in their own words."""
+BLOCKERS: Final = ("full", "waits_for", "fault")
+"""What a host, a worker and a door say when they cannot go on, or not with what is wanted, in their own words."""
 
 CONTROL_FIELDS: Final = (
     "state", "epoch", "published", "counter", "digest", "live", "problem", "policy_digest", "policy_problem",
