@@ -57,8 +57,9 @@ class Dialer:
         loop = asyncio.get_running_loop()
         end, passed, fault = loop.time() + self._dial_s, "", Unreachable("connect", "")
         for at, address in enumerate(addresses):
+            text = address_text(address, port)
             if why := self.judge(address, port):
-                passed = passed or f"{why}: {address_text(address, port)}"
+                passed = passed or f"{why}: {text}"
                 continue
             left = end - loop.time()
             if left <= 0:
@@ -66,21 +67,28 @@ class Dialer:
             share = max(left / (len(addresses) - at), min(TRY_S_MIN, left))
             try:
                 async with asyncio.timeout(share):
-                    transport, protocol = await loop.create_connection(factory, str(address), port)
+                    transport, protocol = await loop.create_connection(factory, _plain(text), port)
             except TimeoutError:
-                fault = Unreachable("timeout", f"{address_text(address, port)} did not answer within {share:.3g} s")
+                fault = Unreachable("timeout", f"{text} did not answer within {share:.3g} s")
             except OSError as caught:
                 said = (caught.strerror or str(caught)).lower()
-                fault = Unreachable("connect", f"{address_text(address, port)}: {said}")
+                fault = Unreachable("connect", f"{text}: {said}")
             else:
-                _check_peer(transport, address, port)
-                return transport, protocol, address_text(address, port)
+                _check_peer(transport, text)
+                return transport, protocol, text
         if passed:
             raise Refused(passed)
         raise fault
 
 
-def _check_peer(transport: asyncio.BaseTransport, address: Address, port: int) -> None:
+def _plain(text: str) -> str:
+    """The address of `ADDRESS:PORT`."""
+    return text.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def _check_peer(transport: asyncio.BaseTransport, text: str) -> None:
     """What was judged is what was dialled: the kernel says so too, unless the connection is gone already."""
     peer = transport.get_extra_info("peername")
-    assert peer is None or peer[:2] == (str(address), port), f"dialled {peer[:2]}, judged {address_text(address, port)}"
+    if peer is not None:
+        host, port = peer[:2]
+        assert text == (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"), f"dialled {peer[:2]}, judged {text}"

@@ -62,7 +62,7 @@ class Tunnels:
         self._early: dict[Walked, float] = {}
         """Those whose first bytes are waited for, oldest first, and until when."""
         self._rounds: tuple[set[Walked], ...] = tuple(set() for _ in range(ROUNDS))
-        self._round = 0
+        self._round = self._next = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Tunnels:
 
     def walk(self, tunnel: Walked) -> None:
         """Look at an open tunnel once a second from now on."""
-        tunnel.round = min(range(ROUNDS), key=lambda each: len(self._rounds[each]))
+        tunnel.round = self._next = (self._next + 1) % ROUNDS
         self._rounds[tunnel.round].add(tunnel)
 
     def remove(self, tunnel: Walked) -> None:
