@@ -204,14 +204,15 @@ GOOD = (
 """Requests that are taken: what the mutants are near to."""
 
 _SCRAPS = (
-    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b": ", b",", b";", b"@", b"#", b"%", b"?", b"/", b"\\", b"[",
-    b"]", b".", b"..", b"/../", b"%2e", b"+", b"-", b"_", b"0", b"0x", b"\x0b", b"\x7f", b"\x80", b"\xff", b"HTTP/1.0", b"HTTP/1.1",
-    b"HTTP/1.2", b"http://", b"https://", b"127.1", b"0177.0.0.1", b"[::ffff:1.2.3.4]", b"[::1]", b"2130706433", b":0", b":80",
-    b":443", b"user:secret@", b"Host: evil.example\r\n", b"Host: example.com\r\n", b"Content-Length: 5\r\n",
-    b"Content-Length: 0\r\n", b"Content-Length: +5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity, chunked\r\n",
-    b"Transfer-Encoding : chunked\r\n", b"Transfer_Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: host\r\n",
-    b"Proxy-Authorization: Basic eDp5\r\n", b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\n", b"X: a\r\n b\r\n",
-    b"X: a\nY: b\r\n", b"TE: trailers\r\n", b"Trailer: host\r\n", b"CONNECT ", b"TRACE ", b"GET ", b"get ", b"XYZZY ",
+    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b": ", b",", b";", b"@", b"#", b"%", b"?", b"/", b"\\",
+    b"[", b"]", b".", b"..", b"/../", b"%2e", b"+", b"-", b"_", b"0", b"0x", b"\x0b", b"\x7f", b"\x80", b"\xff",
+    b"HTTP/1.0", b"HTTP/1.1", b"HTTP/1.2", b"http://", b"https://", b"127.1", b"0177.0.0.1", b"[::ffff:1.2.3.4]", b"[::1]",
+    b"2130706433", b":0", b":80", b":443", b"user:secret@", b"Host: evil.example\r\n", b"Host: example.com\r\n",
+    b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Content-Length: +5\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: identity, chunked\r\n", b"Transfer-Encoding : chunked\r\n", b"Transfer_Encoding: chunked\r\n",
+    b"Connection: close\r\n", b"Connection: host\r\n", b"Proxy-Authorization: Basic eDp5\r\n", b"Expect: 100-continue\r\n",
+    b"Upgrade: h2c\r\n", b"X: a\r\n b\r\n", b"X: a\nY: b\r\n", b"TE: trailers\r\n", b"Trailer: host\r\n", b"CONNECT ",
+    b"TRACE ", b"GET ", b"get ", b"XYZZY ",
 )  # fmt: skip
 
 

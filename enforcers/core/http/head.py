@@ -98,7 +98,7 @@ class Request:
     body: Framing
     host: bytes | None
     credential: bytes | None
-    """The one `Proxy-Authorization`, as written."""
+    """The one `Proxy-Authorization`."""
     onward: list[bytes]
     """How the fields that are for the origin are written, in their order: CRLF, name, `: `, then the value."""
     trailer: bytes
@@ -177,7 +177,8 @@ def parse_request(head: bytes) -> Request:
     request.host = special.get(_HOST)
     if request.host is None and request.minor:
         raise BadRequest("no-host", "the request has no `Host`")
-    request.credential = special.get(_CREDENTIAL)
+    credential = special.get(_CREDENTIAL)
+    request.credential = credential.strip(b"\t ") if credential is not None else None
     request.body = body = _framing(special, request.minor, BadRequest) or NONE
     request.close = request.minor == 0
     request.expect = request.te_trailers = False

@@ -321,7 +321,7 @@ class Client(asyncio.Protocol):
             self._overloaded("tunnels", caller.agent, f"the agent has {door.config.tunnels_per_agent} tunnels")
             return
         now_ns = door.now_ns()
-        trace = read_trace(request.headers, door.mint())
+        trace = read_trace(request.trace, door.mint())
         size, bits, mark = measure(where.query, door.query_key) if where.query else (0, 0, 0)
         exchange = Exchange(door.desk, caller)
         refused = exchange.begin(
