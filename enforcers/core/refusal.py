@@ -111,7 +111,7 @@ def malformed(status: int, detail: str) -> Refusal:
 
 
 def unknown(status: int, detail: str, claimed: str) -> Refusal:
-    """Nobody is known by the credential that was shown: 407, or 429 where it was not even checked."""
-    if status == 429:
-        return refusal("identity", status=429, detail=detail, agent=shown(claimed))
-    return refusal("identity", detail=detail, agent=shown(claimed))
+    """Nobody is known by the credential that was shown: 407, or 429 and 503 where it was not even looked at."""
+    if status == 407:
+        return refusal("identity", detail=detail, agent=shown(claimed))
+    return Refusal(status=status, reason="identity", message=detail, ask="try again", agent=shown(claimed))
