@@ -89,7 +89,8 @@ def _why_target_refused(method: str, target: str, host: str | None) -> str:
     if "#" in target or not target.isascii():
         return "the target's characters"
     if method == "CONNECT":
-        authority, default = target, "443"
+        authority = target
+        default = "80" if target.endswith(":80") else "443"
         if ":" not in target.rpartition("]")[2]:
             return "no port"
     else:

@@ -142,6 +142,7 @@ def table(authority: bytes = b"example.com:8080", credential: bytes = CREDENTIAL
     first("a method in parentheses", b"G(E)T " + url + b" HTTP/1.1", "method")
     first("a method in lower case", b"get " + url + b" HTTP/1.1", "method", 501)
     first("a method that nobody knows", b"FROBNICATE " + url + b" HTTP/1.1", "method", 501)
+    first("the method that begins HTTP/2", b"PRI " + url + b" HTTP/1.1", "method", 501)
     first("a method that is too long", b"M" * 33 + b" " + url + b" HTTP/1.1", "long-method", 501)
     first("a target that is too long", b"GET " + url + b"x" * 16384 + b" HTTP/1.1", "long-target", 414)
     fields("too many fields", b"X: y\r\n" * 129, "many-fields", 431)

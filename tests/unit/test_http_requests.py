@@ -95,10 +95,14 @@ def test_a_tunnel_has_a_host_and_a_port_and_nothing_else() -> None:
     assert (request.body.length, where.authority) == (0, b"example.com:8443")
 
 
-def test_a_host_without_a_port_means_443_for_a_tunnel() -> None:
+def test_a_host_without_a_port_means_that_of_http_or_https_for_a_tunnel() -> None:
+    """Java, Node.js and aiohttp leave the scheme's own port out of a tunnel's `Host`."""
     taken(b"CONNECT example.com:443 HTTP/1.1", b"Host: example.com")
+    taken(b"CONNECT example.com:80 HTTP/1.1", b"Host: example.com")
     with pytest.raises(BadRequest, match="`Host` is not the target's"):
-        taken(b"CONNECT example.com:80 HTTP/1.1", b"Host: example.com")
+        taken(b"CONNECT example.com:8080 HTTP/1.1", b"Host: example.com")
+    with pytest.raises(BadRequest, match="`Host` is not the target's"):
+        taken(b"GET http://example.com:443/ HTTP/1.1", b"Host: example.com")
 
 
 def test_http_1_0_needs_no_host_and_closes() -> None:

@@ -309,7 +309,7 @@ def _read_special(request: Request, special: dict[int, bytes]) -> None:
             raise BadRequest("expect", "`Expect` is not `100-continue`", 417)
         request.expect = has_body and request.minor == 1
     if (value := special.get(_TE)) is not None:
-        request.te_trailers = b"trailers" in [one.strip(b"\t ") for one in value.lower().split(b",")]
+        request.te_trailers = request.minor == 1 and b"trailers" in [one.strip(b"\t ") for one in value.lower().split(b",")]
     if (value := special.get(_HOPS)) is not None and request.method in ("TRACE", "OPTIONS"):
         if not _HOPS_LEFT.fullmatch(value):
             raise BadRequest("max-forwards", "`Max-Forwards` is no plain number above zero: a door answers for no origin")

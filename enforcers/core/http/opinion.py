@@ -46,11 +46,11 @@ def confirm_request(head: bytes, method: bytes, target: bytes, bodiless: bool) -
         parser.feed_data(head)
     except HttpParserUpgrade:
         pass
-    except HttpParserInvalidMethodError:
-        raise BadRequest("method", f"method `{shown(method.decode())}` is not known", 501) from None
     except HttpParserInvalidURLError:
         raise BadRequest("target", "the target is no absolute http target") from None
-    except HttpParserError:
+    except HttpParserError as fault:
+        if isinstance(fault, HttpParserInvalidMethodError) or method == b"PRI":  # which begins HTTP/2 and nothing else
+            raise BadRequest("method", f"method `{shown(method.decode())}` is not known", 501) from None
         raise BadRequest("disagreement", "another parser refuses this head") from None
     if seen.target != target or seen.complete is not bodiless or parser.get_method() != method:
         raise BadRequest("disagreement", "another parser reads this head in another way")

@@ -38,7 +38,7 @@ _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:[/;]|$)", re.IGNORECASE)
 _DEFAULT_PORT: Final = 80
-_TUNNEL_PORT: Final = 443
+_TUNNEL_PORTS: Final = (80, 443)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +131,12 @@ def _form_fault(method: str, target: str) -> BadRequest:
 
 
 def _check_host(value: bytes, where: Where) -> None:
-    """`Host` says what the target says. Without a port it means the scheme's own, which for a tunnel is 443."""
+    """`Host` says what the target says. Without a port it means the scheme's own; a tunnel's may be that of http or https."""
     if not value.isascii():
         raise BadRequest("host-mismatch", "`Host` is not ascii")
     host, port, _ = _authority(value.decode())
     if port is None:
-        port = _TUNNEL_PORT if where.scheme == "connect" else _DEFAULT_PORT
+        port = where.port if where.scheme == "connect" and where.port in _TUNNEL_PORTS else _DEFAULT_PORT
     if host != where.host or port != where.port:
         raise BadRequest("host-mismatch", f"`Host` is not the target's `{shown(where.authority.decode())}`")
 
