@@ -15,7 +15,7 @@ import sys
 from typing import Final
 
 from pipeline.cli.common import Commands, home_of
-from pipeline.cli.contain import outside
+from pipeline.cli.contain import begin
 from pipeline.cli.credential import credential_of
 from pipeline.cli.doors import find_door
 from pipeline.cli.proxyenv import Proxy, governed, user_of
@@ -56,7 +56,7 @@ def run_run(args: argparse.Namespace) -> int:
     door = find_door(home, args.door)
     secret = credential_of(home, args.agent, args.credential_file, os.environ)
     if args.contain:
-        return outside.run(
+        return begin.run(
             home, load_config(home.config), args.command, user=user, secret=secret, door=args.door or "", bind=args.bind,
             ro_bind=args.ro_bind, umask=args.umask,
         )  # fmt: skip

@@ -6,10 +6,10 @@
                       │   ▲──────────────────────────────────────────────────────────────────────────────────┘
                       └───┴─ adds the credential ──►  the door's unix socket
 
-`outside` starts the three, passes signals on and ends with the program's exit code. Before that `handles` judges what the
-program inherits and `view` what it will see. `inside` makes the namespaces through `kernel`, the system calls that Python
-lacks, and puts `syscalls` over what no namespace keeps apart; `why` says what on this system does not allow it. `relay` speaks
-with the door.
+`begin` judges first: `handles` what the program inherits and `view` what it will see. It becomes `outside`, which starts the
+three, passes signals on and ends with the program's exit code. `inside` makes the namespaces through `kernel`, the system calls
+that Python lacks, and puts `syscalls` over what no namespace keeps apart; `why` says what on this system does not allow it.
+`relay` speaks with the door.
 
 The order is that of trust: `inside` starts from nothing but a plan without secrets, so that no memory of ours reaches the
 program.

@@ -1,113 +1,80 @@
-"""The containment from without: judge, start, pass signals on, end as the program ends.
+"""The containment from without: `python -m pipeline.cli.contain.outside ORDERS`, what `begin` becomes.
 
-Signals that somebody sends to `wardline run` go on to the program; those that a terminal sends reach it by themselves, since it
-is in the same group of processes. Its exit code is ours, 128 and the number where a signal ended it.
+It starts the maker of the namespaces and the relay, passes signals on, and ends as the program ends. Signals that somebody
+sends it go on to the program; those that a terminal sends reach that by themselves, since it is in the same group of processes.
+The program's exit code is its own, 128 and the number where a signal ended the program.
 """
 
 import array
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.contain import handles, syscalls, view
 from pipeline.cli.contain.why import why_not
-from pipeline.cli.proxyenv import Proxy, governed
-from schemas.config import Config
-from schemas.errors import OperatorFault
-from schemas.home import Home
-from schemas.vocabulary import shown
-
-HOST: Final = "127.0.0.1"
-PORT: Final = 17480
-"""Where the relay listens in the new network, in which every port is free."""
 
 START_S: Final = 30.0
 """How long the namespaces may take to be made."""
 
 PASSED_ON: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+WAITED_FOR: Final = (*PASSED_ON, signal.SIGCHLD)
 BY_KERNEL: Final = 0x80
 """si_code of a signal that a terminal has made (SI_KERNEL)."""
 
+FAULT: Final = 2
 NOT_FOUND: Final = 127
 NOT_RUN: Final = 126
+"""Exit codes: ours as of any command, and a shell's for a program that is not there, or cannot be executed."""
+
 LOST: Final = 1
 """Exit code when the containment ended without saying how the program did."""
 
 MESSAGE_BYTES_MAX: Final = 4096
 
 
-def run(
-    home: Home, config: Config, command: Sequence[str], *, user: str, secret: str, door: str, bind: Sequence[str],
-    ro_bind: Sequence[str], umask: int,
-) -> int:  # fmt: skip
-    """Run a program in a containment; returns its exit code. Raises OperatorFault for what is not allowed or would leak."""
-    handles.check_standard()
-    cwd = os.getcwd()
-    hidden = [home.root, *_key_files(config)]
-    steps = view.plan(cwd=cwd, user_home=os.environ.get("HOME", ""), bind=bind, ro_bind=ro_bind, hidden=hidden)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
-    plan = {
-        "parent": os.getpid(), "host": HOST, "port": PORT, "cwd": cwd, "command": list(command), "umask": umask,
-        "env": governed(os.environ, Proxy(host=HOST, port=PORT), contained=True),
-        "filter": syscalls.program().hex(), "ignored": _ignored(), "blocked": sorted(int(number) for number in before),
-        "steps": [[step.what, step.path, step.to] for step in steps],
-    }  # fmt: skip
-    orders = {"home": str(home.root), "door": door, "user": user, "secret": secret}
-    with _Run(plan, orders) as parts:
-        parts.start()
-        code = parts.follow()
-    if parts.absent:
-        print(f"wardline: {_absent(command[0], parts.absent, steps)}", file=sys.stderr)
-        return NOT_FOUND if parts.absent == 2 else NOT_RUN
+class NotMade(Exception):
+    """The containment could not be made; says why, in one line."""
+
+
+def remember(orders: object) -> int:
+    """A file in memory that holds something as JSON, at its beginning."""
+    made = os.memfd_create("orders")
+    with os.fdopen(made, "wb", closefd=False) as file:
+        file.write(json.dumps(orders).encode())
+    os.lseek(made, 0, os.SEEK_SET)
+    return made
+
+
+def main() -> int:
+    """Run the program of the orders; returns its exit code."""
+    with os.fdopen(int(sys.argv[1]), "rb") as file:
+        orders = json.load(file)
+    name = orders["plan"]["command"][0]
+    with _Run() as run:
+        try:
+            run.start(orders["plan"], orders["relay"])
+            code = run.follow()
+        except NotMade as fault:
+            print(f"wardline: --contain: {fault}", file=sys.stderr)
+            return FAULT
+    if run.absent:
+        why = f" {orders['unseen']}" if orders["unseen"] and run.absent == 2 else f": {os.strerror(run.absent).lower()}"
+        print(f"wardline: `{name}`{why}", file=sys.stderr)
+        return NOT_FOUND if run.absent == 2 else NOT_RUN
     return code
-
-
-def _key_files(config: Config) -> list[Path]:
-    """The files with secrets that the configuration names, wherever they lie."""
-    found = []
-    for section in (config.kafka, config.clickhouse, config.control):
-        for one in fields(section):
-            if one.name.endswith(("password_file", "key_file")) and (name := getattr(section, one.name)):
-                found.append(Path(name))
-    return found
-
-
-def _ignored() -> list[int]:
-    """The signals that whoever called us has us ignore; Python adds two of its own, which a program does not expect."""
-    with open("/proc/self/status") as file:
-        mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigIgn:"))
-    own = (signal.SIGPIPE, signal.SIGXFSZ)
-    return [number for number in range(1, signal.NSIG) if mask >> (number - 1) & 1 and number not in own]
-
-
-def _absent(name: str, number: int, steps: Sequence[view.Step]) -> str:
-    """Why there is no such program inside, where there is one outside."""
-    found = shutil.which(name)
-    if found is None or number != 2:
-        return f"`{shown(name)}`: {os.strerror(number).lower()}"
-    for path in (os.path.abspath(found), os.path.realpath(found)):
-        if not view.shows(steps, path):
-            return f"`{shown(name)}` is `{shown(path)}`, which is not there inside; give --ro-bind with its folder"
-    return f"`{shown(name)}`: its interpreter is not there inside; give --ro-bind with its folder"
 
 
 class _Run:
     """The processes of one run. Whatever happens, they are gone behind it."""
 
-    def __init__(self, plan: dict[str, Any], orders: dict[str, str]) -> None:
+    def __init__(self) -> None:
         self.absent = 0
-        self._plan = plan
-        self._orders = orders
+        """Why the program could not be executed (errno); 0 when it was."""
         self._channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._relay_end, self._relays = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._program = -1
@@ -125,19 +92,15 @@ class _Run:
         for one in (self._channel, self._theirs, self._relay_end, self._relays):
             one.close()
 
-    def start(self) -> None:
-        """Make the namespaces and the relay, then let the program go. Raises OperatorFault saying what does not allow it."""
-        plan = os.memfd_create("plan")
-        with os.fdopen(plan, "wb", closefd=False) as file:
-            file.write(json.dumps(self._plan).encode())
-        os.lseek(plan, 0, os.SEEK_SET)
-        numbers = [str(self._theirs.fileno()), str(plan)]
-        self._maker = _spawn("inside", numbers, (self._theirs.fileno(), plan))
-        os.close(plan)
+    def start(self, plan: dict[str, Any], relay: dict[str, str]) -> None:
+        """Make the namespaces and the relay, then let the program go. Raises NotMade saying what does not allow it."""
+        written = remember(plan)
+        self._maker = _spawn("inside", self._theirs.fileno(), written)
+        os.close(written)
         self._theirs.close()
-        self._relay = _spawn("relay", [str(self._relays.fileno())], (self._relays.fileno(),), apart=True)
+        self._relay = _spawn("relay", self._relays.fileno(), apart=True)
         self._relays.close()
-        self._relay_end.send(json.dumps(self._orders).encode())
+        self._relay_end.send(json.dumps(relay).encode())
         self._channel.settimeout(START_S)
         deadline = time.monotonic() + START_S
         for wanted in ("net", "built"):
@@ -164,7 +127,7 @@ class _Run:
             raise _fault(text)
         told = False
         while True:
-            got = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
+            got = signal.sigwaitinfo(WAITED_FOR)
             if got.si_signo != signal.SIGCHLD:
                 if got.si_code != BY_KERNEL:
                     self._pass_on(got.si_signo)
@@ -184,7 +147,7 @@ class _Run:
         try:
             data, rights, _, _ = self._channel.recvmsg(MESSAGE_BYTES_MAX, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
         except TimeoutError as fault:
-            raise OperatorFault(f"--contain: the namespaces were not made within {START_S:.0f} s") from fault
+            raise NotMade(f"the namespaces were not made within {START_S:.0f} s") from fault
         except OSError:
             return "", -1
         handles = array.array("i")
@@ -193,24 +156,28 @@ class _Run:
         return data.decode(errors="replace"), handles[0] if handles else -1
 
 
-def _spawn(module: str, numbers: list[str], handles: tuple[int, ...], *, apart: bool = False) -> "subprocess.Popen[bytes]":
+def _spawn(module: str, *handles: int, apart: bool = False) -> "subprocess.Popen[bytes]":
     """A process of ours with a memory and environment of its own; one that is `apart` has no terminal and no pipe of ours."""
     stdio = subprocess.DEVNULL if apart else None
     return subprocess.Popen(
-        [sys.executable, "-I", "-m", f"pipeline.cli.contain.{module}", *numbers], pass_fds=handles, env={}, stdin=stdio,
-        stdout=stdio, stderr=stdio, start_new_session=apart, cwd="/" if apart else None,
+        [sys.executable, "-I", "-m", f"pipeline.cli.contain.{module}", *map(str, handles)], pass_fds=handles,
+        env={}, stdin=stdio, stdout=stdio, stderr=stdio, start_new_session=apart, cwd="/" if apart else None,
     )  # fmt: skip
 
 
-def _fault(text: str) -> OperatorFault:
+def _fault(text: str) -> NotMade:
     """What the maker said of a step that failed, with the setting that stands against it."""
     try:
         said = json.loads(text)
-        return OperatorFault(f"--contain: {why_not(str(said['failed']), int(said['errno']), str(said['path']))}")
+        return NotMade(why_not(str(said['failed']), int(said['errno']), str(said['path'])))
     except (ValueError, KeyError, TypeError):
-        return OperatorFault("--contain: the process that makes the namespaces has ended without a word")
+        return NotMade("the process that makes the namespaces has ended without a word")
 
 
 def _code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
