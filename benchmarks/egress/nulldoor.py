@@ -59,12 +59,12 @@ def null_door(site: Site, port: int) -> Iterator[Arm]:
     home, config = site.home.home, load_config(site.home.home.config)
     listen, boot = free_port(), make_boot(int(time.time()), secrets.randbits(32))
     orders = Orders(
-        host=HOST, boot=f"{boot:016x}", port=listen, own=(), egress=config.egress, enforcer=config.enforcer,
+        host=HOST, name=NAME, boot=f"{boot:016x}", port=listen, own=(), egress=config.egress, enforcer=config.enforcer,
         issuers=config.issuer,
     )  # fmt: skip
     with (home.log / f"{NAME}.log").open("ab") as out:
         process = subprocess.Popen(
-            [*on(MEASURED), sys.executable, "-m", "benchmarks.egress.nulldoor", "--home", str(home.root), "--name", NAME],
+            [*on(MEASURED), sys.executable, "-m", "benchmarks.egress.nulldoor", "--home", str(home.root)],
             stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=REPOSITORY, start_new_session=True,
             env=os.environ | {"WARDLINE_PARENT": str(os.getpid())},
         )  # fmt: skip

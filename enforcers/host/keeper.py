@@ -61,14 +61,55 @@ PORT_WAIT_S: Final = 10.0
 WHY_CHARS_MAX: Final = 300
 LOG_LOOK_S: Final = 5.0
 
-STARTS = Counter("wardline_host_door_starts", "Door processes started")
+STARTS = Counter("wardline_host_door_starts", "Door processes that were given their orders")
 
-Command: TypeAlias = Callable[[Home, str], list[str]]
+Command: TypeAlias = Callable[[Home], list[str]]
 
 
-def door_command(home: Home, name: str) -> list[str]:
+def door_command(home: Home) -> list[str]:
     """What is executed. -P: a current folder that happens to have a `schemas` in it must not lend us its modules."""
-    return [sys.executable, "-P", "-m", "enforcers.doors.egress.run", "--home", str(home.root), "--name", name]
+    return [sys.executable, "-P", "-m", "enforcers.doors.egress.run", "--home", str(home.root)]
+
+
+class _Process:
+    """A door process that waits for its orders, with what it prints in a file of its own."""
+
+    def __init__(self, command: list[str], log_file: Path) -> None:
+        """Raises OSError when the system has no process or no memory left."""
+        self.log = log_file
+        private_dir(log_file.parent)
+        try:
+            output = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as fault:  # a full disk: better a door without a log than a log without a door
+            log.warning("%s: cannot be opened: %s", log_file, fault.strerror)
+            output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self.popen = subprocess.Popen(
+                command, env=os.environ | {"WARDLINE_PARENT": str(os.getpid())}, stdin=subprocess.PIPE, stdout=output,
+                stderr=output, bufsize=0,
+            )  # fmt: skip
+        finally:
+            os.close(output)
+
+    def order(self, orders: Orders, log_file: Path) -> None:
+        """Have it be the door that `orders` describe, and its log that door's; the log of the one before is kept beside."""
+        with contextlib.suppress(OSError):
+            os.replace(log_file, log_file.with_name(f"{log_file.name}.1"))
+        with contextlib.suppress(OSError):
+            os.replace(self.log, log_file)
+        STARTS.inc()
+        assert self.popen.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which the next look finds
+            self.popen.stdin.write(orders.encode())
+            self.popen.stdin.close()
+
+    def kill(self) -> None:
+        """End it, and its log with it."""
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        self.log.unlink(missing_ok=True)
 
 
 class _Door:
@@ -95,32 +136,11 @@ class _Door:
         self._silent = 0.0
         """Since when its run file is not its own."""
 
-    def spawn(self, command: list[str], orders: Orders) -> None:
-        """Start it. Raises OSError when the system has no process or no memory left."""
-        private_dir(self.log.parent)
-        rotate(self.log)
-        output = self._open_log()
-        try:
-            process = subprocess.Popen(
-                command, env=os.environ | {"WARDLINE_PARENT": str(os.getpid())}, stdin=subprocess.PIPE, stdout=output,
-                stderr=output, bufsize=0,
-            )  # fmt: skip
-        finally:
-            os.close(output)
-        self.process, self.ready, self._started = process, False, time.monotonic()
-        self._silent = self._started
-        STARTS.inc()
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended, which the next look finds
-            process.stdin.write(orders.encode())
-            process.stdin.close()
-
-    def _open_log(self) -> int:
-        try:
-            return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as fault:  # a full disk: better a door without a log than a log without a door
-            log.warning("%s: cannot be opened: %s", self.log, fault.strerror)
-            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    def start(self, process: _Process, orders: Orders) -> None:
+        """Be this process from now on."""
+        process.order(orders, self.log)
+        self.process, self.ready = process.popen, False
+        self._started = self._silent = time.monotonic()
 
     def look(self, now: float) -> None:
         """Find out whether it lives and listens; kill one that does not come."""
@@ -184,6 +204,9 @@ class Keeper:
         self._before = _port_before(home, host)
         self._stopping = False
         self._rotated = 0.0
+        self._spare: _Process | None = None
+        self._spare_due = 0.0
+        self._launched = 0
 
     async def bind(self) -> None:
         """Take the port and the names. Raises OperatorFault naming what is in the way.
@@ -214,6 +237,8 @@ class Keeper:
         self._socket.bind((listen, self._port))
         self._port = self._socket.getsockname()[1]
         self.address = f"[{listen}]:{self._port}" if address.version == 6 else f"{listen}:{self._port}"
+        for left in self._home.log.glob(f".{self._host}-*.log"):  # of processes that never were doors
+            left.unlink(missing_ok=True)
         self._doors = [_Door(self._home, *claim_name(self._home, leaving=True)) for _ in range(self._wanted)]
 
     async def run(self) -> None:
@@ -228,23 +253,47 @@ class Keeper:
             if door.process is not None:
                 door.look(now)
             if door.process is None and now >= door.due:
-                self._spawn(door, now)
+                self._start(door, now)
+        self._keep_spare(now)
         if now - self._rotated > LOG_LOOK_S:
             self._rotated = now
             for door in self._doors:
                 rotate(door.log)
 
-    def _spawn(self, door: _Door, now: float) -> None:
+    def _start(self, door: _Door, now: float) -> None:
         orders = Orders(
-            host=self._host, boot=f"{make_boot(int(time.time()), secrets.randbits(32)):016x}", port=self._port,
+            host=self._host, name=door.name, boot=f"{make_boot(int(time.time()), secrets.randbits(32)):016x}", port=self._port,
             own=own_servers(self._config), egress=self._config.egress, enforcer=self._config.enforcer,
             issuers=self._config.issuer,
         )  # fmt: skip
-        try:
-            door.spawn(self._command(self._home, door.name), orders)
-        except OSError as fault:
-            door.why, door.due = f"cannot be started: {fault.strerror}", now + DELAY_MAX_S
-            log.error("%s %s; trying again in %.0f s", door.name, door.why, DELAY_MAX_S)
+        if self._spare is not None and self._spare.popen.poll() is not None:
+            self._spare.kill()
+            self._spare = None
+        process, self._spare = self._spare, None
+        if process is None:
+            try:
+                process = self._launch()
+            except OSError as fault:
+                door.why, door.due = f"cannot be started: {fault.strerror}", now + DELAY_MAX_S
+                log.error("%s %s; trying again in %.0f s", door.name, door.why, DELAY_MAX_S)
+                return
+        door.start(process, orders)
+
+    def _launch(self) -> _Process:
+        self._launched += 1
+        return _Process(self._command(self._home), self._home.log / f".{self._host}-{self._launched}.log")
+
+    def _keep_spare(self, now: float) -> None:
+        """Have one process more, once all doors listen: it must not slow their start."""
+        if self._spare is not None and self._spare.popen.poll() is not None:
+            self._spare.kill()
+            self._spare, self._spare_due = None, now + DELAY_MAX_S
+        if self._spare is None and now >= self._spare_due and self._doors and all(door.ready for door in self._doors):
+            try:
+                self._spare = self._launch()
+            except OSError as fault:  # the next death of a door says more
+                self._spare_due = now + DELAY_MAX_S
+                log.warning("no spare door: %s", fault.strerror)
 
     @property
     def settled(self) -> bool:
@@ -274,6 +323,9 @@ class Keeper:
 
     def close(self) -> None:
         """Kill what lives, and let go of names and port."""
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare = None
         for door in self._doors:
             if door.process is not None:
                 door.stop(signal.SIGKILL)

@@ -222,11 +222,11 @@ class EgressSite:
         boot = f"{make_boot(int(time.time()), int.from_bytes(os.urandom(4), 'big')):016x}"
         egress = Egress(**{"port": port, "allow_addresses": self.allow_addresses, **self.egress})
         orders = Orders(
-            host=HOST, boot=boot, port=port, own=(), egress=egress, enforcer=self.enforcer, issuers=self.issuers
+            host=HOST, name=name, boot=boot, port=port, own=(), egress=egress, enforcer=self.enforcer, issuers=self.issuers
         )
         with open(self.home.log / f"{name}.log", "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "enforcers.doors.egress.run", "--home", str(self.root), "--name", name],
+                [sys.executable, "-P", "-m", "enforcers.doors.egress.run", "--home", str(self.root)],
                 stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, "WARDLINE_PARENT": str(os.getpid())},
                 cwd=Path(__file__).parents[2],
             )  # fmt: skip

@@ -37,14 +37,16 @@ class Governed:
     """`with Governed(folder) as site: site.curl(f"http://{site.http('www')}/echo")`."""
 
     def __init__(
-        self, folder: Path, *, names: Sequence[str] = NAMES, config: str = "", enforcer: str = "", doors: int = 1
-    ) -> None:
-        """`config` is added to `[egress]`, `enforcer` to `[enforcer]`."""
+        self, folder: Path, *, names: Sequence[str] = NAMES, config: str = "", enforcer: str = "", doors: int = 1,
+        raw: bool = False,
+    ) -> None:  # fmt: skip
+        """`config` is added to `[egress]`, `enforcer` to `[enforcer]`; `raw` permits tunnels of any kind to the site."""
         self.folder = folder
         self.names = NameServer()
         self.origins = Origins(folder / "origins", *names, CLOSED, https_port=443)
         self._wanted = names
         self.doors = doors
+        self._raw = raw
         text = (
             f'[enforcer]\n{enforcer}\n[egress]\nport = 0\nallow_addresses = ["{ADDRESS}/32"]\n'
             f'dns_servers = ["{self.names.address}"]\n{config}\n'
@@ -57,7 +59,8 @@ class Governed:
         self.origins.__enter__()
         for name in (*self._wanted, CLOSED):
             self.names[name] = say(ADDRESS)
-        self.wardline.write_policies(POLICY + ("" if self.origins.https.endswith(":443") else RAW))
+        raw = self._raw or not self.origins.https.endswith(":443")
+        self.wardline.write_policies(POLICY + (RAW if raw else ""))
         self.wardline.up("--doors", str(self.doors))
         self.secret = self.add_agent(AGENT)
         return self
@@ -71,7 +74,7 @@ class Governed:
         """Add an agent; returns its secret, which every door knows by then."""
         out = self.wardline.run("agent", "add", name, "--owner", "test").stdout.splitlines()
         epoch = int(out[0].partition(" as epoch ")[2].partition(";")[0])
-        wait_until(lambda: all((self.door(n) or {}).get("epoch", 0) >= epoch for n in range(1, self.doors + 1)), 10,
+        wait_until(lambda: all(self.door(n).get("epoch", 0) >= epoch for n in range(1, self.doors + 1)), 10,
                    "each door knows the agent")  # fmt: skip
         return out[-1]
 
@@ -86,14 +89,15 @@ class Governed:
         port = self.origins.https.rpartition(":")[2]
         return f"{name}.example.test" if port == "443" else f"{name}.example.test:{port}"
 
-    def door(self, number: int = 1) -> dict[str, Any] | None:
-        """What a door says of itself."""
-        return read_run_file(self.wardline.home.run_file(f"door-{number}"))
+    def door(self, number: int = 1) -> dict[str, Any]:
+        """What a door says of itself; nothing where it says nothing or does not live."""
+        said = read_run_file(self.wardline.home.run_file(f"door-{number}"))
+        return said if said is not None and said["alive"] else {}
 
     @property
     def address(self) -> str:
         """HOST:PORT of the proxy."""
-        return str((self.door() or {})["address"])
+        return str(self.door()["address"])
 
     def proxy(self, user: str = AGENT, secret: str = "") -> str:
         """The proxy's URL with a credential in it."""
@@ -134,7 +138,7 @@ class Governed:
         names = columns.split(", ") if columns != "*" else [row[0] for row in self.wardline.sql("DESCRIBE calls")]
         deadline = time.monotonic() + within_s
         while True:
-            rows = self.wardline.sql(f"SELECT {columns} FROM calls WHERE {where} AND outcome != 'open' ORDER BY call_id")
+            rows = self.wardline.sql(f"SELECT {columns} FROM calls WHERE {where} AND outcome != '' ORDER BY call_id")
             if len(rows) >= count:
                 assert len(rows) == count, rows
                 return [dict(zip(names, row, strict=True)) for row in rows]

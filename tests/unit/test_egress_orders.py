@@ -7,6 +7,7 @@ from schemas.config import Egress, Enforcer, Issuer
 
 ORDERS = Orders(
     host="enforce-1",
+    name="door-3",
     boot=f"{7:016x}",
     port=17480,
     own=("kafka.example:9092", "[::1]:8443"),

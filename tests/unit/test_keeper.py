@@ -24,8 +24,12 @@ from schemas.process import Lock, is_alive, write_run_file
 
 HEAD = """
 import json, os, signal, sys, time
-root, name = sys.argv[1:]
-orders = json.loads(sys.stdin.buffer.readline())
+root = sys.argv[1]
+line = sys.stdin.buffer.readline()
+if not line:
+    os._exit(0)
+orders = json.loads(line)
+name = orders["name"]
 with open(f"{root}/{name}.starts", "a") as file:
     file.write(json.dumps({"at": time.monotonic(), "pid": os.getpid(), "orders": orders}) + "\\n")
 def say(state, pid=os.getpid()):
@@ -48,10 +52,12 @@ class Doors:
         self.home = Home(root)
         self.home.run.mkdir(parents=True, exist_ok=True)
         self.body = body
+        self.head = ""
+        """What a process does before it asks for its orders."""
         self.keeper = Keeper(self.home, config or Config(), "enforce-1", doors=doors, port=port, command=self._command)
 
-    def _command(self, home: Home, name: str) -> list[str]:
-        return [sys.executable, "-S", "-E", "-c", HEAD + self.body, str(home.root), name]
+    def _command(self, home: Home) -> list[str]:
+        return [sys.executable, "-S", "-E", "-c", self.head + HEAD + self.body, str(home.root)]
 
     def starts(self, name: str = "door-1") -> list[dict[str, Any]]:
         path = self.home.root / f"{name}.starts"
@@ -147,6 +153,63 @@ def test_a_killed_door_is_back_within_a_second_under_its_name_and_another_boot(t
         starts = doors.starts()
         assert len({one["orders"]["boot"] for one in starts}) == len(starts) == 3
         assert len({one["orders"]["port"] for one in starts}) == 1
+
+    doors.play(story)
+
+
+def spare(doors: Doors) -> int:
+    """The process that waits for orders; 0 while there is none."""
+    held = doors.keeper._spare
+    return held.popen.pid if held is not None else 0
+
+
+def test_a_process_that_has_loaded_everything_is_the_next_door_whichever_dies(tmp_path: Path) -> None:
+    doors = Doors(tmp_path, doors=2)
+    doors.head = "import time\ntime.sleep(0.6)\n"  # as if everything took long to load
+
+    async def story() -> None:
+        await until(lambda: doors.keeper.settled)
+        for name in ("door-2", "door-1"):
+            await until(lambda: spare(doors) != 0)
+            await asyncio.sleep(0.8)
+            waiting, old = spare(doors), doors.said(name)["pid"]
+            os.kill(old, signal.SIGKILL)
+            begun = time.monotonic()
+            while doors.said(name)["pid"] in (old, None) or doors.said(name)["state"] != "ready":
+                assert time.monotonic() - begun < 0.5
+                await asyncio.sleep(0.01)
+            assert doors.said(name)["pid"] == waiting
+        assert (tmp_path / "log" / "door-1.log.1").exists(), "the log of the one before is kept"
+        assert [len(doors.starts(name)) for name in ("door-1", "door-2")] == [2, 2]
+
+    doors.play(story)
+    assert not list((tmp_path / "log").glob(".*")), "a process that never was a door leaves no log"
+
+
+def test_a_spare_that_dies_is_replaced_and_a_door_starts_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DELAY_MAX_S", 0.2)
+    doors = Doors(tmp_path)
+
+    async def story() -> None:
+        await until(lambda: spare(doors) != 0)
+        first = spare(doors)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: spare(doors) not in (0, first))
+        old = doors.said()["pid"]
+        for pid in (spare(doors), old):  # both between two looks
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: doors.said()["state"] == "ready" and doors.said()["pid"] != old, 2)
+
+    doors.play(story)
+
+
+def test_no_spare_takes_the_time_of_doors_that_do_not_listen_yet(tmp_path: Path) -> None:
+    doors = Doors(tmp_path, "time.sleep(0.5)\n" + GOOD)
+
+    async def story() -> None:
+        await until(lambda: bool(doors.starts()))
+        assert spare(doors) == 0
+        await until(lambda: doors.keeper.settled and spare(doors) != 0)
 
     doors.play(story)
 
@@ -365,6 +428,6 @@ def test_what_wardline_listens_on_elsewhere_is_named_whatever_the_spelling() -> 
 
 
 def test_a_door_is_a_program_of_ours_whatever_lies_in_the_current_folder(tmp_path: Path) -> None:
-    words = door_command(Home(tmp_path), "door-3")
+    words = door_command(Home(tmp_path))
     assert words[:3] == [sys.executable, "-P", "-m"]
-    assert words[4:] == ["--home", str(tmp_path), "--name", "door-3"]
+    assert words[4:] == ["--home", str(tmp_path)]

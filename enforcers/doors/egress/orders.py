@@ -1,6 +1,8 @@
-"""What a host tells an egress door when it starts it: one line of JSON on the door's stdin, and nothing after it.
+"""What a host tells an egress door: one line of JSON on the door's stdin, and nothing after it.
 
-    python -m enforcers.doors.egress.run --home DIR --name door-N
+    python -m enforcers.doors.egress.run --home DIR
+
+A process that has no orders yet has loaded everything and waits for them, however long; it ends when its stdin does.
 
 The door answers in its run file alone: `run/door-N.json` is `starting`, then `ready` as soon as it listens (whatever the board
 says: a stale one is refused call by call), `stopping` behind SIGTERM. Exit code 2, with one last line on stderr, is for what an
@@ -16,7 +18,7 @@ from schemas.config import Egress, Enforcer, Issuer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """Everything that a door needs beside its home and its name. No secret is in it.
+    """Everything that a door needs beside its home. No secret is in it.
 
     The host's configuration is the door's: one that is started again behaves as the one before it, whatever became of the file
     meanwhile.
@@ -24,6 +26,8 @@ class Orders:
 
     host: str
     """The host's name: where the board, the agents and the spools are."""
+    name: str
+    """The door's own, `door-N`."""
     boot: str
     """16 hex digits: the door's own, of this start."""
     port: int
@@ -47,6 +51,7 @@ def parse_orders(line: bytes) -> Orders:
     egress = said["egress"]
     texts = {name: tuple(egress[name]) for name in ("allow_addresses", "dns_servers")}
     return Orders(
-        host=said["host"], boot=said["boot"], port=said["port"], own=tuple(said["own"]), egress=Egress(**{**egress, **texts}),
-        enforcer=Enforcer(**said["enforcer"]), issuers=tuple(Issuer(**one) for one in said["issuers"]),
+        host=said["host"], name=said["name"], boot=said["boot"], port=said["port"], own=tuple(said["own"]),
+        egress=Egress(**{**egress, **texts}), enforcer=Enforcer(**said["enforcer"]),
+        issuers=tuple(Issuer(**one) for one in said["issuers"]),
     )  # fmt: skip

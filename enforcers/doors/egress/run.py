@@ -1,4 +1,4 @@
-"""A process that is one egress door: `python -m enforcers.doors.egress.run --home DIR --name door-N`, its host's child.
+"""A process that is one egress door: `python -m enforcers.doors.egress.run --home DIR`, its host's child.
 
     orders on stdin -> lock, folder, board, agents, policies -> listens, says `ready` -> SIGTERM -> accepts nothing more
       -> calls that are out end, `stop_ms` at most -> tunnels are cut -> every effect is written -> the spool is closed
@@ -70,9 +70,9 @@ class Stopped(Exception):
 class Server:
     """One door process at work."""
 
-    def __init__(self, home: Home, name: str, orders: Orders) -> None:
+    def __init__(self, home: Home, orders: Orders) -> None:
         self._home = home
-        self._name = name
+        self._name = orders.name
         self._orders = orders
         self._state = "starting"
         self._why = ""
@@ -278,17 +278,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="door", allow_abbrev=False)
     parser.add_argument("--home", required=True)
-    parser.add_argument("--name", required=True)
     args = parser.parse_args(argv)
-    setup_logging(args.name)
     sys.setswitchinterval(SWITCH_S)
     try:
-        orders = parse_orders(sys.stdin.buffer.readline())
+        orders = parse_orders(sys.stdin.buffer.readline())  # perhaps an hour later: until then we are the spare of our host
     except (ValueError, KeyError, TypeError, json.JSONDecodeError):
         return 0  # our host is gone
+    setup_logging(orders.name)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_served(Home(Path(args.home)), args.name, orders))
+            return runner.run(_served(Home(Path(args.home)), orders))
     except WardlineError as fault:
         print(f"wardline: {fault}", file=sys.stderr)
         return OPERATOR
@@ -298,8 +297,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OPERATOR
 
 
-async def _served(home: Home, name: str, orders: Orders) -> int:
-    return await Server(home, name, orders).run()
+async def _served(home: Home, orders: Orders) -> int:
+    return await Server(home, orders).run()
 
 
 if __name__ == "__main__":
