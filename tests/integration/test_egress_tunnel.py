@@ -281,6 +281,12 @@ def test_each_direction_ends_by_itself(tmp_path: Path, names: NameServer) -> Non
     run(test())
 
 
+def linger(writer: asyncio.StreamWriter) -> None:
+    """What is closed from here on is closed with a reset."""
+    with socket.socket(fileno=socket.dup(writer.get_extra_info("socket").fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
 @pytest.mark.parametrize("who", ["origin", "client"])
 def test_a_reset_of_one_end_resets_the_other(tmp_path: Path, names: NameServer, who: str) -> None:
     reset = asyncio.Event()
@@ -294,11 +300,6 @@ def test_a_reset_of_one_end_resets_the_other(tmp_path: Path, names: NameServer, 
             writer.transport.abort()
         else:
             await streams.read()
-
-    def linger(writer: asyncio.StreamWriter) -> None:
-        handle = socket.socket(fileno=socket.dup(writer.get_extra_info("socket").fileno()))
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        handle.close()
 
     async def test() -> None:
         async with Origin(speak) as origin, MiniDoor(tmp_path, dns_servers=(names.address,)) as door:
@@ -562,5 +563,76 @@ def test_ten_thousand_bytes_before_the_origin_is_there_are_kept_and_more_is_not_
             assert await streams.readexactly(len(data)) == data
             writer.close()
             await door.until_over()
+
+    run(test())
+
+
+def test_what_a_client_has_sent_whole_arrives_though_it_is_gone(tmp_path: Path, names: NameServer) -> None:
+    """It ends, closes, and answers what still comes for it with a reset; the origin reads slowly, and gets everything."""
+    speak, slow, sent, heard = asyncio.Event(), asyncio.Event(), 0, 0
+    piece = bytes(range(256)) * 64
+
+    async def read_late(streams: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        await streams.readexactly(len(GOOD))
+        await speak.wait()
+        for _ in range(2):
+            writer.write(b"to nobody")
+            await asyncio.sleep(0.02)
+        await slow.wait()
+        while got := await streams.read(1 << 16):
+            heard += len(got)
+
+    async def test() -> None:
+        nonlocal sent
+        async with Origin(read_late, buffer=4_096) as origin, MiniDoor(tmp_path, dns_servers=(names.address,)) as door:
+            door.dialer.tls_port = origin.port
+            _, writer, _ = await door.connect(f"{HOST}:443", GOOD)
+            while not origin.connections:
+                await asyncio.sleep(0.005)
+            (tunnel,) = door.open
+            while not tunnel._near.other.transport.get_write_buffer_size():
+                writer.write(piece)
+                sent += len(piece)
+                await asyncio.sleep(0.001)
+            writer.write_eof()
+            while not tunnel._near.ended:
+                await asyncio.sleep(0.005)
+            linger(writer)
+            writer.transport.abort()
+            near = tunnel._near
+            speak.set()
+            while not near.gone:
+                await asyncio.sleep(0.005)
+            assert door.open, "what waits is not written yet"
+            slow.set()
+            said = await door.until_over()
+            assert (said.outcome, said.bytes_out) == (Outcome.OK, len(GOOD) + sent)
+            await origin.until_quiet()
+            assert heard == sent
+
+    run(test())
+
+
+def test_a_tunnel_is_cut_while_it_still_writes_what_came_before_its_end(tmp_path: Path, names: NameServer) -> None:
+    async def pour(streams: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await streams.readexactly(len(GOOD))
+        writer.write(bytes(8 << 20))
+
+    async def test() -> None:
+        async with Origin(pour) as origin, MiniDoor(tmp_path, dns_servers=(names.address,)) as door:
+            door.dialer.tls_port = origin.port
+            streams, writer, _ = await door.connect(f"{HOST}:443", GOOD)
+            writer.transport.pause_reading()
+            writer.write_eof()
+            await asyncio.sleep(0.3)
+            (tunnel,) = door.open
+            assert tunnel._client.get_write_buffer_size() > 0
+            revoke(door.board, "agent:researcher")
+            door.look()
+            said = await door.until_over()
+            assert (said.reason, said.denied) == ("revoked", True)
+            writer.transport.resume_reading()
+            assert len(await everything(streams)) < 8 << 20
 
     run(test())

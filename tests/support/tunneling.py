@@ -211,7 +211,7 @@ class Origin:
 
     def __init__(
         self, speak: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None, tls: Any = None,
-        host: str = "127.0.0.1", port: int = 0,
+        host: str = "127.0.0.1", port: int = 0, buffer: int = 1 << 20,
     ) -> None:  # fmt: skip
         self.connections = 0
         self.heard = bytearray()
@@ -220,6 +220,7 @@ class Origin:
         self._speak = speak or self._echo
         self._tls = tls
         self._host = host
+        self._buffer = buffer
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -243,8 +244,13 @@ class Origin:
             self._tasks.discard(task)
             writer.close()
 
+    async def until_quiet(self) -> None:
+        """Wait until every connection has ended."""
+        while self._tasks:
+            await asyncio.sleep(0.005)
+
     async def __aenter__(self) -> "Origin":
-        self._server = await asyncio.start_server(self._serve, self._host or None, self.port, ssl=self._tls, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, self._host or None, self.port, ssl=self._tls, limit=self._buffer)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

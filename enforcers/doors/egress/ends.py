@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import struct
+import termios
 from typing import Any, Final, Protocol
 
 BUFFER_BYTES: Final = 64 << 10
@@ -120,3 +122,23 @@ def reset(transport: asyncio.Transport) -> None:
     with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(sock.fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
+
+
+def close(transport: asyncio.Transport) -> None:
+    """Close behind what waits."""
+    transport.close()
+
+
+def drop(_: bytes) -> None:
+    """What is sent to nobody."""
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that wait here or in the kernel until the peer's kernel has them; its end counts as one."""
+    waits = transport.get_write_buffer_size()
+    if waits or transport.is_closing():
+        return waits
+    with contextlib.suppress(OSError, ValueError):
+        handle = transport.get_extra_info("socket").fileno()
+        return int(struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))[0])
+    return 0

@@ -14,6 +14,7 @@ one effect, which says in `error` what ended it.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from enforcers.core.addresses import Address
@@ -21,7 +22,7 @@ from enforcers.core.clienthello import Hello, NotTls, look
 from enforcers.core.exchange import Exchange
 from enforcers.core.refusal import Refusal
 from enforcers.doors.egress.dial import Refused
-from enforcers.doors.egress.ends import BUFFER_BYTES, Side, Waiting, reset
+from enforcers.doors.egress.ends import BUFFER_BYTES, Side, Waiting, close, drop, reset, unsent
 from enforcers.doors.egress.resolve import Unreachable
 from enforcers.doors.egress.tunnels import Holds
 from schemas.limits import MIB
@@ -113,8 +114,8 @@ class Tunnel:
     """One tunnel, from its 200 to its effect. Every way it ends leads through `_over`, once."""
 
     __slots__ = (
-        "_answer", "_client", "_done", "_door", "_near", "_needed", "_origin", "_recorded", "_recorded_at", "_seen", "_status",
-        "_still_since", "_task", "_tls", "_waiting", "_where", "agent", "exchange", "round",
+        "_answer", "_client", "_done", "_door", "_near", "_needed", "_origin", "_recorded", "_recorded_at", "_seen",
+        "_status", "_still_since", "_task", "_tls", "_waiting", "_where", "agent", "exchange", "round",
     )  # fmt: skip
 
     def __init__(self, door: Holds, exchange: Exchange, agent: str, client: asyncio.Transport) -> None:
@@ -283,27 +284,28 @@ class Tunnel:
             other.transport.write_eof()
 
     def lost(self, side: Side, exc: Exception | None) -> None:
-        """A connection is gone: after both have ended this is how it closes, before that it breaks the other off."""
-        near, origin = self._near, self._origin
-        if self._done or origin is None or near is None:
+        """A connection is gone. One that had sent its end before is how a tunnel closes, any other breaks it off.
+
+        Behind its end a reset is no fault: most programs leave TLS so, closed before they have read the other's goodbye. What
+        it had sent is still delivered, and what the other sends has no reader any more.
+        """
+        if self._done or self._near is None or self._origin is None:
             return  # over, or not joined yet: whoever joins looks
-        if exc is None and near.ended and origin.ended:
-            if near.gone and origin.gone:
-                self._end(Outcome.OK, "")
-            return
-        if side.ended:
-            # it had sent its end, closed, and answered what still came for it with a reset: how most programs leave TLS
-            self._client.close()  # what waits for it is still written
+        if not side.ended:
+            said = (getattr(exc, "strerror", None) or str(exc or "connection closed")).lower()
+            self._end(Outcome.ERROR, f"{side.name}: {said}")
+        elif side.other.gone or not unsent(side.other.transport):
             self._end(Outcome.OK, "")
-            return
-        said = (getattr(exc, "strerror", None) or str(exc or "connection closed")).lower()
-        self._end(Outcome.ERROR, f"{side.name}: {said}")
+        else:
+            side.other.write = drop
 
     def walk(self, now: float, now_ns: int, idle_s: float) -> None:
         """Once a second: record how far it is where that is due, and end it where nothing moves."""
         near, origin = self._near, self._origin
         assert near is not None
         assert origin is not None
+        if (near.gone and not unsent(origin.transport)) or (origin.gone and not unsent(near.transport)):
+            return self._end(Outcome.OK, "")
         moved = near.moved + origin.moved
         if moved != self._seen:
             self._seen, self._still_since = moved, now
@@ -339,11 +341,14 @@ class Tunnel:
         near, origin, now_ns = self._near, self._origin, self._door.now_ns()
         moved = (near.moved, origin.moved) if near is not None and origin is not None else (0, 0)
         self.exchange.end(outcome, self._status, *moved, now_ns, error)
-        self._over()
-        if outcome is not Outcome.OK:  # not a clean end, and must not look like one
+        if outcome is Outcome.OK:
+            self._over(close)
+            self._client.close()
+        else:  # not a clean end, and must not look like one
+            self._over()
             reset(self._client)
 
-    def _over(self) -> None:
+    def _over(self, leave: Callable[[asyncio.Transport], None] = reset) -> None:
         """Let go of everything but the client's connection. Its effect is recorded, or waits for room."""
         self._done = True
         task, origin = self._task, self._origin
@@ -353,7 +358,7 @@ class Tunnel:
         self._task = self._origin = self._near = self._waiting = self._where = None
         transport = getattr(origin, "transport", None)  # none while it is being connected
         if transport is not None and not transport.is_closing():
-            reset(transport)
+            leave(transport)
 
 
 def _differs(found: Hello | NotTls, host: str) -> str:
