@@ -38,7 +38,7 @@ from schemas.vocabulary import agent_uid, shown
 log = logging.getLogger(__name__)
 
 REMEMBERED: Final = 8192
-"""Field values in one of the two halves of the memory: some 4 MB in all."""
+"""Field values in one of the two halves of the memory: some 800 bytes each, 14 MB in all."""
 
 TOKEN_S: Final = 300
 """How long a verified token is believed without being verified again."""
