@@ -9,9 +9,9 @@ records it as lost. A refused call is closed by its decision and has no effect. 
 act is not done: its effect says so, and takes the verdict back.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from enforcers.core.chain import Chain
 from schemas.layout import VERDICT_UNSAID
@@ -55,9 +55,11 @@ class Target:
     domain: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What a door knows of a call before it is decided. Frozen, so that what was judged is what is recorded."""
+class Call(NamedTuple):
+    """What a door knows of a call before it is decided. It cannot be changed: what was judged is what is recorded.
+
+    A tuple, as `End` is: one is made for every request, in a third of the time of a frozen dataclass.
+    """
 
     time_ns: int
     """When the call was made, nanoseconds since 1970."""
@@ -96,11 +98,10 @@ class Call:
 
     def asking(self, action: str) -> "Call":
         """The same call with another action: a second question about it."""
-        return replace(self, action=action)
+        return self._replace(action=action)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(NamedTuple):
     """How a call ended that was let out."""
 
     time_ns: int
@@ -158,14 +159,13 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int
     """
     chain, target = call.chain, call.target
     allowed = decision.verdict is Verdict.ALLOW
-    outcome = Outcome.OPEN if allowed else Outcome.REFUSED
     texts = (
         TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
         call.action, target.resource, target.scheme, target.host, target.domain, "", call.path,
         policies_text(decision.because), decision.reason, decision.policy_digest, "",
     )  # fmt: skip
     return (
-        int(Kind.DECISION), 0, call.time_ns, recorded_ns, int(decision.verdict), int(outcome), int(Mode.ENFORCE), chain.depth,
+        _DECISION, 0, call.time_ns, recorded_ns, allowed, _OPEN if allowed else _REFUSED, _ENFORCE, chain.depth,
         0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, call.query_hash, call.query_bytes, call.query_bits, call.trace_id,
         call.parent_span, texts, not allowed,
     )  # fmt: skip
@@ -177,12 +177,11 @@ def effect_record(call: Call, seq: int, end: End, recorded_ns: int, epoch: int =
     It may use the reserved room: the call is out, and its end must not wait for others. What the decision said is not
     repeated: they meet by `call_seq`. Where the end has a reason, the verdict is now DENY, by `epoch`.
     """
-    verdict = int(Verdict.DENY) if end.reason else VERDICT_UNSAID
-    said = end.error or end.reason or end.address
+    time_ns, outcome, status, bytes_out, bytes_in, duration_ns, error, reason, address = end
+    texts = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", address, "", "", reason, "", error)
     return (
-        int(Kind.EFFECT), seq, end.time_ns, recorded_ns, verdict, int(end.outcome), int(Mode.ENFORCE), 0, end.status, 0,
-        end.bytes_out, end.bytes_in, end.duration_ns, epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span,
-        _end_texts(end) if said else _NO_TEXT, True,
+        _EFFECT, seq, time_ns, recorded_ns, _DENY if reason else VERDICT_UNSAID, int(outcome), _ENFORCE, 0, status, 0,
+        bytes_out, bytes_in, duration_ns, epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, True,
     )  # fmt: skip
 
 
@@ -190,15 +189,17 @@ def progress_record(call: Call, seq: int, bytes_out: int, bytes_in: int, time_ns
     """What to record of a call that is out and goes on: the bytes since it began, so that a record that found no room is made
     up for by the next one. It may not use the reserved room."""
     return (
-        int(Kind.PROGRESS), seq, time_ns, recorded_ns, VERDICT_UNSAID, int(Outcome.OPEN), int(Mode.ENFORCE), 0, 0, 0, bytes_out,
-        bytes_in, max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, _NO_TEXT, False,
+        int(Kind.PROGRESS), seq, time_ns, recorded_ns, VERDICT_UNSAID, _OPEN, _ENFORCE, 0, 0, 0, bytes_out, bytes_in,
+        max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, _NO_TEXT, False,
     )  # fmt: skip
 
 
-def _end_texts(end: End) -> Texts:
-    return (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", end.address, "", "", end.reason, "", end.error)
-
-
+_DECISION: Final = int(Kind.DECISION)
+_EFFECT: Final = int(Kind.EFFECT)
+_DENY: Final = int(Verdict.DENY)
+_OPEN: Final = int(Outcome.OPEN)
+_REFUSED: Final = int(Outcome.REFUSED)
+_ENFORCE: Final = int(Mode.ENFORCE)
 _NO_TEXT: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
 
 

@@ -218,10 +218,7 @@ class Exchange:
         self, outcome: Outcome, status: int, bytes_out: int, bytes_in: int, now_ns: int, error: str = ""
     ) -> None:
         """It was done, or it failed on its way: `error` says how."""
-        self._finish(
-            End(time_ns=now_ns, outcome=outcome, status=status, bytes_out=bytes_out, bytes_in=bytes_in,
-                duration_ns=self._since(now_ns), error=error, address=self.address),
-        )  # fmt: skip
+        self._finish(End(now_ns, outcome, status, bytes_out, bytes_in, self._since(now_ns), error, "", self.address))
 
     def refuse(self, reason: str, error: str, now_ns: int) -> Refusal:
         """It was let out and must not be done after all, for what only its preparation showed, such as an address."""
@@ -252,7 +249,8 @@ class Exchange:
         self._desk.finish(effect_record(self.call, self.seq, end, end.time_ns, epoch))
 
     def _since(self, now_ns: int) -> int:
-        return max(0, now_ns - self.call.time_ns)  # the clock of the machine may be set back
+        took = now_ns - self.call.time_ns
+        return took if took > 0 else 0  # the clock of the machine may be set back
 
     # -- what its caller is told -------------------------------------------------------------------------------------
 

@@ -15,6 +15,9 @@ SAMPLED: Final = 1
 RANDOM: Final = 2
 """The trace id is random (level 2)."""
 
+_NOBODY: Final = bytes(8)
+_NEW_FLAGS: Final = SAMPLED | RANDOM
+
 STATE_MEMBERS_MAX: Final = 32
 """List members of `tracestate` (section 3.3.1.1). More: it is dropped, since it cannot be parsed by the rules."""
 
@@ -33,6 +36,11 @@ class Trace(NamedTuple):
     """Whether the caller's `tracestate` goes on."""
 
 
+def new_trace(mint: bytes) -> Trace:
+    """A trace that begins here."""
+    return Trace(mint, _NOBODY, _NEW_FLAGS, False)
+
+
 def read_trace(headers: Iterable[tuple[bytes, bytes]], mint: bytes) -> Trace:
     """Continue the trace that these headers (names in lower case) name; `mint` is 16 random bytes for a new one."""
     parent: bytes | None = None
@@ -40,13 +48,13 @@ def read_trace(headers: Iterable[tuple[bytes, bytes]], mint: bytes) -> Trace:
     for name, value in headers:
         if name == b"traceparent":
             if parent is not None:
-                return Trace(mint, bytes(8), SAMPLED | RANDOM, False)
+                return new_trace(mint)
             parent = value
         elif name == b"tracestate":
             states.append(value)
     found = _PARENT.fullmatch(parent.strip(b" \t")) if parent is not None else None
     if found is None or not _is_sound(found):
-        return Trace(mint, bytes(8), SAMPLED | RANDOM, False)
+        return new_trace(mint)
     trace_id, span = bytes.fromhex(found[2].decode()), bytes.fromhex(found[3].decode())
     return Trace(trace_id, span, int(found[4], 16) & (SAMPLED | RANDOM), bool(states) and _is_state(b",".join(states)))
 
@@ -64,4 +72,4 @@ def _is_state(state: bytes) -> bool:
 
 def traceparent(trace_id: bytes, span: bytes, flags: int) -> bytes:
     """The value to send: version 00, whatever the caller's was."""
-    return b"00-%s-%s-%02x" % (trace_id.hex().encode(), span.hex().encode(), flags)
+    return f"00-{trace_id.hex()}-{span.hex()}-{flags:02x}".encode()

@@ -12,17 +12,14 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from enforcers.core.call import Call, path_text, target_of
 from enforcers.core.caller import Caller, NoIdentity
-from enforcers.core.exchange import Exchange
 from enforcers.core.http.fields import BadRequest, Fields
 from enforcers.core.http.framing import LENGTH, NONE, Body
 from enforcers.core.http.head import Request, find_head, parse_request
 from enforcers.core.http.target import Where, read_target
-from enforcers.core.query import measure
-from enforcers.core.refusal import Refusal, malformed, refusal, unknown
-from enforcers.core.tracing import read_trace
+from enforcers.core.refusal import Refusal, malformed, unknown
 from enforcers.doors.egress import tunnel
+from enforcers.doors.egress.asking import ask, over_its_limit
 from enforcers.doors.egress.ends import reset
 from enforcers.doors.egress.flight import Flight
 from enforcers.doors.egress.origin import BUFFER_BYTES
@@ -90,7 +87,7 @@ class Client(asyncio.Protocol):
             self.transport.abort()
             return
         self.transport.set_write_buffer_limits(BUFFER_BYTES)
-        self.wait_s(self._door.config.idle_ms / 1000)
+        self.wait_s(self._door.idle_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone, whoever closed it."""
@@ -314,35 +311,15 @@ class Client(asyncio.Protocol):
     def _call(self, caller: Caller) -> None:
         """A request that is somebody's: decide, record, and let it out."""
         door, request, where = self._door, self._request, self._where
-        if caller.agent != self.agent and not door.belongs(self, caller.agent):
-            self._overloaded("connections", caller.agent, f"the agent has {door.config.connections_per_agent} connections")
-            return
-        if request.upgrade and door.tunnels.full(caller.agent):
-            self._overloaded("tunnels", caller.agent, f"the agent has {door.config.tunnels_per_agent} tunnels")
-            return
-        now_ns = door.now_ns()
-        trace = read_trace(request.trace, door.mint())
-        size, bits, mark = measure(where.query, door.query_key) if where.query else (0, 0, 0)
-        exchange = Exchange(door.desk, caller)
-        refused = exchange.begin(
-            Call(
-                time_ns=now_ns, door=door.name, chain=caller.chain, action=f"http:{request.method}",
-                target=target_of(where.uid, where.scheme), trace_id=trace.trace_id, parent_span=trace.parent_span,
-                session=caller.session, assurance=caller.assurance, credential=caller.credential, proof=caller.proof,
-                token=caller.token, twin=caller.twin, key=caller.key, issuer=caller.issuer, issued_s=caller.issued_s,
-                path=path_text(where.path), query_bytes=size, query_bits=bits, query_hash=mark,
-            ),
-            now_ns,
-        )  # fmt: skip
+        if caller.agent != self.agent or request.upgrade:
+            refused = over_its_limit(door, self, caller, request)
+            if refused is not None:
+                self.refuse(refused)
+                return
+        exchange, trace, refused = ask(door, caller, request, where)
         if refused is not None:
-            door.figures.refused[refused.reason] += 1
-            if refused.reason == "overloaded":
-                door.figures.reached["spool"] += 1
-            if not exchange.seq:  # no record of its own: it is counted, and that is recorded when there is room
-                door.flood.add(refused.reason, "spool", agent=caller.agent, status=refused.status)
             self.refuse(refused)
             return
-        door.figures.allowed += 1
         if request.method == "CONNECT":
             early, self._data = bytes(self._data), bytearray()
             refused = tunnel.start(door, exchange, where, self.transport, early, caller)
@@ -357,12 +334,6 @@ class Client(asyncio.Protocol):
         if self._held and not self.pipelined:
             self.release()
         flight.begin(pieces)
-
-    def _overloaded(self, code: str, agent: str, why: str) -> None:
-        """A limit of the agent's own is reached: it is counted, and nothing is asked or recorded for each request."""
-        self._door.flood.add("overloaded", code, agent=agent, status=503)
-        self._door.figures.refused["overloaded"] += 1
-        self.refuse(refusal("overloaded", detail=f"{why}, which is its limit", agent=agent))
 
     # -- what it is told ---------------------------------------------------------------------------------------------
 
@@ -397,7 +368,7 @@ class Client(asyncio.Protocol):
             self._finish()
         elif self.body is not None:
             self._state, self._left = SKIP, SKIP_BYTES
-            self.wait_s(self._door.config.body_ms / 1000)
+            self.wait_s(self._door.body_s)
             self.release()
         else:
             self._again()
@@ -412,7 +383,7 @@ class Client(asyncio.Protocol):
     def _again(self) -> None:
         """Ready for the next request."""
         self._state = HEAD
-        self.wait_s(self._door.config.idle_ms / 1000)
+        self.wait_s(self._door.idle_s)
         if self._held:
             self.release()
 

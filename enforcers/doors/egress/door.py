@@ -66,6 +66,7 @@ class Door:
         self.stopping = False
         self.failed = False
         """Whether the door cannot serve any more, and must be started again."""
+        self.answer_s, self.body_s, self.idle_s = config.answer_ms / 1000, config.body_ms / 1000, config.idle_ms / 1000
         self._random = b""
         self._at = 0
         self.figures.gauges.update(

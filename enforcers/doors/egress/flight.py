@@ -119,11 +119,13 @@ class Flight:
         )
         pieces, self._held = self._held, []
         self._sent = True  # from here on it may have been seen: a crash leaves it open, and it is recorded as lost
-        data = head + self._framed(pieces) if pieces or request.body is CHUNKED else head
+        if request.body is CHUNKED or len(pieces) > 1:
+            data = head + self._framed(pieces)
+        else:
+            data = head + pieces[0] if pieces else head
         self.bytes_out += len(data)
         origin.transport.write(data)
-        config = door.config
-        client.wait_s((config.answer_ms if client.body is None else config.body_ms) / 1000)
+        client.wait_s(door.answer_s if client.body is None else door.body_s)
         if self._held_bytes:
             self._held_bytes = 0
             client.release()
@@ -146,9 +148,8 @@ class Flight:
             if self._held_bytes > BUFFER_BYTES:
                 client.hold()
             return
-        config = self._door.config
         if not self.head_sent:
-            client.wait_s((config.answer_ms if client.body is None else config.body_ms) / 1000)
+            client.wait_s(self._door.answer_s if client.body is None else self._door.body_s)
         data = self._framed(pieces)
         if data:
             self.bytes_out += len(data)
@@ -237,7 +238,7 @@ class Flight:
         if body.done:
             self._end(out, reusable=not answer.close and not body.extra)
             return
-        self._client.wait_s(self._door.config.body_ms / 1000)
+        self._client.wait_s(self._door.body_s)
         if out:
             self._client.write(out)
 
