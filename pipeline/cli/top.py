@@ -26,7 +26,7 @@ INTERVAL_S: Final = 2.0
 ROWS_MAX: Final = 15
 """Agents and destinations that are shown: those with the most calls."""
 
-DOOR_FIELDS: Final = ("state", "calls", "tunnels", "epoch")
+DOOR_FIELDS: Final = ("state", "address", "calls", "refused", "tunnels", "open", "epoch")
 """What a door says of itself that is shown."""
 
 Row = dict[str, Any]
@@ -170,7 +170,8 @@ def sections(shown: Snapshot) -> list[tuple[tuple[str, ...], list[tuple[str, ...
         (("DESTINATION", *moved), [(named(row["resource"]) or "-", *_moved(row)) for row in shown.places]),
         (("VERDICT", "REASON", "CALLS"), [_verdict(row) for row in shown.verdicts if row["calls"]]),
         (("REFUSED UNKNOWN", "WHY", "REQUESTS"), [(row["reason"], row["what"], str(row["calls"])) for row in shown.refused]),
-        (("DOOR", "STATE", "CALLS", "TUNNELS", "EPOCH"), [tuple(str(value) for value in row.values()) for row in shown.doors]),
+        (("DOOR", "STATE", "ADDRESS", "ALLOWED", "REFUSED", "TUNNELS", "OPEN", "EPOCH"),
+         [tuple(str(value) for value in row.values()) for row in shown.doors]),
     ]
     return [(head, rows) for head, rows in found if rows]
 
@@ -199,7 +200,7 @@ def as_tables(shown: Snapshot, problem: str = "") -> Group:
     for head, rows in sections(shown):
         made = Table(box=None, header_style="bold cyan", padding=(0, 2, 0, 0))
         for number, name in enumerate(head):
-            made.add_column(name, justify="left" if number == 0 or name in ("REASON", "WHY", "STATE") else "right")
+            made.add_column(name, justify="left" if number == 0 or name in ("REASON", "WHY", "STATE", "ADDRESS") else "right")
         for row in rows:
             made.add_row(*cells_of(row))
         parts += [Text(""), made]
