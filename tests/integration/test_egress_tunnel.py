@@ -126,6 +126,8 @@ def test_what_is_not_tls_to_the_named_host_is_refused_before_anything_is_dialled
             assert got == (b"" if why.startswith("no tls") or "whole hello" in why else ALERT_DENIED)
             assert origin.connections == 0
             assert names.lookups(HOST) == 0, "a refused name was looked up"
+            assert door.figures.refused == {"no-permit": 1}
+            assert door.figures.reached["header_ms"] == ("within" in why)
             writer.close()
 
     run(test())
@@ -224,6 +226,8 @@ def test_another_port_that_is_permitted_is_dialled_before_the_200(tmp_path: Path
                 writer.close()
                 assert code in door.last.error, door.last
             assert door.last.reason == "address"
+            assert door.figures.failed == {"connect": 1, "dns": 1}
+            assert door.figures.refused == {"address": 1}
 
     (tmp_path / "2").mkdir()
     run(test())
@@ -396,6 +400,7 @@ def test_a_tunnel_in_which_nothing_moves_is_ended(tmp_path: Path, names: NameSer
                 await streams.read()
             said = await door.until_over()
             assert (said.outcome, said.error) == (Outcome.ERROR, "nothing moved for 1500 ms")
+            assert (door.figures.reached["tunnel_idle_ms"], door.figures.failed["idle"]) == (1, 1)
             assert (said.bytes_out, said.bytes_in) == (len(got), len(got))
             writer.close()
 
@@ -433,6 +438,7 @@ def test_an_agent_has_so_many_tunnels_and_no_more(tmp_path: Path, names: NameSer
             assert head.startswith(b"HTTP/1.1 503 ")
             assert json.loads(await streams.read())["reason"] == "overloaded"
             assert (door.last.reason, door.last.denied) == ("overloaded", True)
+            assert door.figures.reached["tunnels_per_agent"] == 1
             writer.close()
             open_ones.pop()[1].close()
             await door.until_over(2)

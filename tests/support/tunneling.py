@@ -21,6 +21,7 @@ from enforcers.core.gate import Gate
 from enforcers.core.http.head import parse_request
 from enforcers.core.http.target import read_target
 from enforcers.doors.egress.dial import Dialer
+from enforcers.doors.egress.metrics import Figures
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver
 from enforcers.doors.egress.tunnel import relay, start
@@ -102,6 +103,7 @@ class MiniDoor:
         self.own = Own(folder / "run", own)
         self.resolver = Resolver(self.config)
         self.dialer = Routed(self.config, parse_rules(self.config.allow_addresses), self.own, self.resolver)
+        self.figures = Figures()
         self.open: set[Any] = set()
         self.tunnels = Tunnels(self)
         self.port = 0

@@ -69,7 +69,7 @@ class Dialer:
                 async with asyncio.timeout(share):
                     transport, protocol = await loop.create_connection(factory, _plain(text), port)
             except TimeoutError:
-                fault = Unreachable("timeout", f"{text} did not answer within {share:.3g} s")
+                fault = Unreachable("timeout", f"{text} did not answer within {share:.3g} s", "dial_ms")
             except OSError as caught:
                 said = (caught.strerror or str(caught)).lower()
                 fault = Unreachable("connect", f"{text}: {said}")

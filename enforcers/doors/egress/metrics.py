@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 LIMITS: Final = (
     "header_bytes", "header_ms", "body_ms", "answer_ms", "idle_ms", "connections", "connections_per_agent", "tunnels_per_agent",
-    "upstreams", "upstreams_per_agent_host", "dial_ms", "stale_tunnel_ms", "stop_ms", "spool",
+    "tunnel_idle_ms", "upstreams", "upstreams_per_agent_host", "dns_ms", "dial_ms", "stale_tunnel_ms", "stop_ms", "spool",
 )  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class Figures(Collector):
         """Calls that were out and failed, by how."""
         self.unnamed: Counter[str] = Counter()
         """Requests that were no call, by status: 400, 407 and their kin."""
-        self.reached: Counter[str] = Counter()
+        self.reached = Counter(dict.fromkeys(LIMITS, 0))
         """Limits, by name."""
         self.retried = 0
         """Calls that were sent again, since the kept connection that they went out on was closed at its other end."""

@@ -50,11 +50,15 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 class Unreachable(PeerFault):
-    """A destination cannot be reached now; `code` is the short word for how: `dns`, `connect`, `timeout`."""
+    """A destination cannot be reached now; `code` is the short word for how: `dns`, `connect`, `timeout`.
 
-    def __init__(self, code: str, message: str) -> None:
+    `limit` names the limit of time that was reached, `dns_ms` or `dial_ms`; empty where none was.
+    """
+
+    def __init__(self, code: str, message: str, limit: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.limit = limit
 
 
 def parse_servers(texts: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
@@ -120,7 +124,7 @@ class Resolver:
             async with asyncio.timeout(self._wait_s):
                 return await asyncio.shield(waiting)  # others may wait for it too
         except TimeoutError:
-            raise Unreachable("timeout", f"`{shown(host)}` was not resolved within {self._wait_s:g} s") from None
+            raise Unreachable("timeout", f"`{shown(host)}` was not resolved within {self._wait_s:g} s", "dns_ms") from None
 
     async def _look(self, host: str) -> list[Address]:
         self.lookups += 1
@@ -195,7 +199,7 @@ def _gathered(host: str, tasks: list[asyncio.Task[dns.resolver.Answer]]) -> tupl
     if any(isinstance(fault, dns.resolver.NXDOMAIN) for fault in faults):
         raise Unreachable("dns", f"`{shown(host)}` does not exist")
     if not tasks or any(isinstance(fault, dns.exception.Timeout) for fault in faults):
-        raise Unreachable("timeout", f"no name server answered about `{shown(host)}`")
+        raise Unreachable("timeout", f"no name server answered about `{shown(host)}`", "dns_ms")
     raise Unreachable("dns", f"no name server could say where `{shown(host)}` is")
 
 

@@ -81,6 +81,7 @@ def start(
     """
     if door.tunnels.full(caller.agent):
         limit = door.config.tunnels_per_agent
+        door.figures.reached["tunnels_per_agent"] += 1
         return exchange.refuse("overloaded", f"the agent has {limit} tunnels, which is its limit", door.now_ns())
     at_once = ""
     if where.literal is not None:
@@ -170,7 +171,7 @@ class Tunnel:
         if len(data) < self._needed and not waiting.ended:
             return
         if not data:
-            self._end(Outcome.ERROR, "the client left before its first bytes")
+            self._fail("client", "the client left before its first bytes")
             return
         found = look(data)
         if isinstance(found, int):
@@ -188,11 +189,12 @@ class Tunnel:
         """The first bytes are not there in time: perhaps a protocol in which the origin speaks first."""
         assert self._waiting is not None
         have = len(self._waiting.data)
+        self._door.figures.reached["header_ms"] += 1
         self._ask(f"{have} bytes and no whole hello within {self._door.config.header_ms} ms")
 
     def _ask(self, why: str) -> None:
         if (refusal := self.exchange.also(TCP, self._door.now_ns(), why)) is not None:
-            self._turn_away(refusal)
+            self._refuse(refusal)
         else:
             self._dial()
 
@@ -208,18 +210,21 @@ class Tunnel:
         try:
             *_, self.exchange.address = await self._door.dialer.dial(where.host, where.port, where.literal, self._far)
         except Refused as fault:
-            return self._turn_away(self.exchange.refuse(fault.reason, str(fault), self._door.now_ns()))
+            return self._refuse(self.exchange.refuse(fault.reason, str(fault), self._door.now_ns()))
         except Unreachable as fault:
             status = 504 if fault.code == "timeout" else 502
+            self._door.figures.failed[fault.code] += 1
+            if fault.limit:
+                self._door.figures.reached[fault.limit] += 1
             self.exchange.end(Outcome.ERROR, status, 0, 0, self._door.now_ns(), f"{fault.code}: {fault}")
             return self._turn_away(self.exchange.failed(status, str(fault)), FAILED)
         waiting, origin = self._waiting, self._origin
         if origin is None or waiting is None:  # it ended in the turn in which the connection was made
             return None
         if origin.gone:
-            return self._end(Outcome.ERROR, "the origin left before the first byte")
+            return self._fail("origin", "the origin left before the first byte")
         if (refusal := self.exchange.may_act(self._door.now_ns())) is not None:
-            return self._turn_away(refusal)
+            return self._refuse(refusal)
         # from here on bytes may go up: a crash leaves the call open, and it is recorded as lost
         first, ended = bytes(waiting.data), waiting.ended
         self._waiting = None
@@ -234,7 +239,7 @@ class Tunnel:
         """A bug of ours must not leave a client waiting for ever."""
         if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("a tunnel was ended by a fault of ours", exc_info=fault)
-            self._end(Outcome.ERROR, f"fault of the door: {type(fault).__name__}")
+            self._fail("fault", f"fault of the door: {type(fault).__name__}")
 
     def _far(self) -> Side:
         self._origin = Side(self, "origin")
@@ -242,7 +247,11 @@ class Tunnel:
 
     def left(self) -> None:
         """The client's connection is gone while the origin is not there."""
-        self._end(Outcome.ERROR, "the client left before the origin was there")
+        self._fail("client", "the client left before the origin was there")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._door.figures.refused[refusal.reason] += 1
+        self._turn_away(refusal)
 
     def _turn_away(self, refusal: Refusal, alert: bytes = DENIED) -> None:
         """Say why as well as it can still be said, and close. Its effect is recorded already."""
@@ -293,7 +302,7 @@ class Tunnel:
             return  # over, or not joined yet: whoever joins looks
         if not side.ended:
             said = (getattr(exc, "strerror", None) or str(exc or "connection closed")).lower()
-            self._end(Outcome.ERROR, f"{side.name}: {said}")
+            self._fail(side.name, f"{side.name}: {said}")
         elif side.other.gone or not unsent(side.other.transport):
             self._end(Outcome.OK, "")
         else:
@@ -310,7 +319,8 @@ class Tunnel:
         if moved != self._seen:
             self._seen, self._still_since = moved, now
         elif now - self._still_since >= idle_s:
-            return self._end(Outcome.ERROR, f"nothing moved for {self._door.config.tunnel_idle_ms} ms")
+            self._door.figures.reached["tunnel_idle_ms"] += 1
+            return self._fail("idle", f"nothing moved for {self._door.config.tunnel_idle_ms} ms")
         new = moved - self._recorded
         if new >= PROGRESS_BYTES or (new and now - self._recorded_at >= PROGRESS_S):
             self._recorded, self._recorded_at = moved, now
@@ -333,7 +343,12 @@ class Tunnel:
 
     def stop(self) -> None:
         """The door stops."""
-        self._end(Outcome.ERROR, "the door stopped")
+        self._fail("stopped", "the door stopped")
+
+    def _fail(self, how: str, error: str) -> None:
+        if not self._done:
+            self._door.figures.failed[how] += 1
+            self._end(Outcome.ERROR, error)
 
     def _end(self, outcome: Outcome, error: str) -> None:
         if self._done:

@@ -8,6 +8,7 @@ import asyncio
 from typing import Any, Final, Protocol
 
 from enforcers.doors.egress.dial import Dialer
+from enforcers.doors.egress.metrics import Figures
 from schemas.config import Egress
 
 TICK_S: Final = 0.1
@@ -36,6 +37,10 @@ class Holds(Protocol):
     @property
     def config(self) -> Egress:
         """The limits."""
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
 
     @property
     def dialer(self) -> Dialer:
