@@ -152,6 +152,7 @@ class EgressSite:
         self._paused = False
         self._revoked: set[str] = set()
         self._policy = b""
+        self._readers: dict[int, tuple[SpoolReader, list[dict[str, Any]]]] = {}
         self._end = threading.Event()
         self._guard = threading.Lock()
         self._fresh = True
@@ -260,20 +261,27 @@ class EgressSite:
         """Every record of a door (the first one), in order: all fields by name; `call` is the id of its call."""
         one = door or self.doors[0]
         boot = int(one.boot, 16)
-        reader = SpoolReader(str(self.home.host(HOST) / "doors" / one.boot), boot)
-        found = []
-        try:
-            while runs := reader.read(1 << 20, 1 << 24):
-                for run in runs:
-                    for seq, record in parse_records(bytes(run.view)):
-                        said = {name: getattr(record, name) for name in record.__dataclass_fields__ if name != "texts"}
-                        said |= dict(zip(STRING_FIELDS, record.texts, strict=True))
-                        said |= {"seq": seq, "call": call_id(boot, record.call_seq or seq), "kind": KINDS[record.kind],
-                                 "outcome": OUTCOMES[record.outcome]}  # fmt: skip
-                        found.append(said)
-        finally:
-            reader.close()
-        return found
+        if boot not in self._readers:
+            self._readers[boot] = SpoolReader(str(self.home.host(HOST) / "doors" / one.boot), boot), []
+        reader, found = self._readers[boot]
+        while runs := reader.read(1 << 20, 1 << 24):
+            for run in runs:
+                for seq, record in parse_records(bytes(run.view)):
+                    said = {name: getattr(record, name) for name in record.__dataclass_fields__ if name != "texts"}
+                    said |= dict(zip(STRING_FIELDS, record.texts, strict=True))
+                    said |= {"seq": seq, "call": call_id(boot, record.call_seq or seq), "kind": KINDS[record.kind],
+                             "outcome": OUTCOMES[record.outcome]}  # fmt: skip
+                    found.append(said)
+        return list(found)
+
+    def sweep(self, door: DoorProcess | None = None) -> int:
+        """Make room as a host does that has sealed everything: all segments but the last one go. Returns how many."""
+        one = door or self.doors[0]
+        self.records(one)
+        *old, _ = sorted((self.home.host(HOST) / "doors" / one.boot).glob("0*.seg"))
+        for segment in old:
+            segment.unlink()
+        return len(old)
 
     def until_records(self, count: int, door: DoorProcess | None = None, seconds: float = 10) -> list[dict[str, Any]]:
         """The records, as soon as there are so many."""
@@ -300,6 +308,8 @@ class EgressSite:
             door.process.wait()
         self._end.set()
         self._thread.join()
+        for reader, _ in self._readers.values():
+            reader.close()
         self.board.close()
 
     def __enter__(self) -> "EgressSite":
