@@ -1,9 +1,9 @@
 """How soon is a revoked agent refused, and its tunnels cut, as its clients see it? Four doors, 2,000 requests a second.
 
-Most of those requests are another agent's, over connections to all four. For each agent in turn: four tunnels, one at each door,
-and at each door one connection that asks every ten milliseconds as this agent. Then it is revoked: the clock runs from before the
-question to control until the last door's first refusal, and until the last tunnel has ended. Whatever is answered 200 after a
-refusal by the same door is `late` and must be none.
+Most of those requests are another agent's, over connections to all four. For each agent in turn: four tunnels, one at each
+door, and at each door one connection that asks every ten milliseconds as this agent. Then it is revoked: the clock runs from
+before the question to control until the last door's first refusal, and until the last tunnel has ended. Whatever is answered
+200 after a refusal by the same door is `late` and must be none.
 """
 
 import asyncio
