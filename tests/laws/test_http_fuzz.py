@@ -72,7 +72,7 @@ def weaken_bodies(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_rule_that_is_left_out_is_noticed(weaken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     targets._read.cache_clear()
-    heads.KNOWN.clear()
+    heads.IN_REQUESTS.clear()
     assert callable(weaken)
     weaken(monkeypatch)
     try:
@@ -80,7 +80,7 @@ def test_a_rule_that_is_left_out_is_noticed(weaken: object, monkeypatch: pytest.
             run(1, 20_000)
     finally:
         targets._read.cache_clear()
-        heads.KNOWN.clear()
+        heads.IN_REQUESTS.clear()
 
 
 def test_mutated_answers_are_a_fault_or_can_be_passed_on() -> None:

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from enforcers.core.http.fields import KNOWN, NAMES_KEPT_MAX
+from enforcers.core.http.fields import IN_REQUESTS, NAMES_KEPT_MAX
 from enforcers.core.http.forward import request_head
 from enforcers.core.http.framing import CHUNKED, LENGTH, NONE, Framing
 from enforcers.core.http.head import BadAnswer, BadRequest, Request, find_head, parse_request
@@ -253,7 +253,7 @@ def test_what_can_never_become_a_head_is_refused_at_once(data: bytes, code: str)
 def test_a_name_is_remembered_by_meaning_and_not_without_bound() -> None:
     for at in range(10_000):
         parse_request(b"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\nX-%d: y\r\n\r\n" % at)
-    assert len(KNOWN) <= NAMES_KEPT_MAX
+    assert len(IN_REQUESTS) <= NAMES_KEPT_MAX
 
 
 def test_ten_thousand_targets_leave_a_bounded_memory() -> None:

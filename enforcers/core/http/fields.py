@@ -87,8 +87,6 @@ ROLES: Final[dict[bytes, Role]] = {
     b"max-forwards": Role.HOPS,
 }
 
-REQUEST_ONLY: Final = int(Role.HOST)
-
 NOT_IN_TRAILERS: Final = frozenset(ROLES) | {
     b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie", b"set-cookie",
     b"age", b"date", b"expires", b"location", b"retry-after", b"vary", b"warning", b"pragma", b"range", b"www-authenticate",
@@ -142,7 +140,9 @@ def read_fields(section: bytes, fault: Fault) -> Fields:
     """Every field of `section`, which ends with an empty line. Raises BadRequest or BadAnswer."""
     try:
         parts = [spaced(line).partition(b": ") for line in split_lines(section, fault)]
-        return [(KNOWN[name][0], value.strip(b"\t ")) for name, _, value in parts]
+        for name, _, _ in parts:
+            IN_REQUESTS[name]  # refuses what is no name
+        return [(name.lower(), value.strip(b"\t ")) for name, _, value in parts]
     except BadName as wrong:
         raise name_fault(wrong, section, fault) from None
 
@@ -171,13 +171,17 @@ def broken_rule(section: bytes) -> tuple[str, str]:
     return "field", "the head has a line that is no field"
 
 
-class _Known(dict[bytes, tuple[bytes, int, bytes]]):
-    """(lower case, role, how a line with it starts when it goes on) of every name that came lately.
+class Known(dict[bytes, int]):
+    """The role of every name that came lately, as it was written. When it is full it begins anew.
 
-    Raises BadName for what is no name or a bad one, and does not keep it. When it is full it begins anew.
+    Raises BadName for what is no name or a bad one, and does not keep it. Roles from `end` on are PLAIN.
     """
 
-    def __missing__(self, name: bytes) -> tuple[bytes, int, bytes]:
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self._end = end
+
+    def __missing__(self, name: bytes) -> int:
         if len(name) > NAME_BYTES_MAX:
             raise BadName("long-name", f"a field's name has {len(name)} bytes, limit is {NAME_BYTES_MAX}")
         if not _TOKEN.fullmatch(name):
@@ -186,14 +190,15 @@ class _Known(dict[bytes, tuple[bytes, int, bytes]]):
         dashed = lower.replace(b"_", b"-")
         if dashed != lower and (dashed in ROLES or dashed.startswith(b"proxy-") or dashed in NOT_TO_NAME):
             raise BadName("odd-name", f"field `{lower.decode()}` may be read as `{dashed.decode()}`")
-        role = ROLES.get(lower, Role.HOP if lower.startswith(b"proxy-") else Role.PLAIN)
+        role = int(ROLES.get(lower, Role.HOP if lower.startswith(b"proxy-") else Role.PLAIN))
         if len(self) >= NAMES_KEPT_MAX:
             self.clear()
-        self[name] = entry = lower, int(role), b"\r\n" + name + b": "
-        return entry
+        self[name] = role = role if role < self._end else 0
+        return role
 
 
-KNOWN: Final = _Known()
+IN_REQUESTS: Final = Known(len(Role))
+IN_ANSWERS: Final = Known(Role.HOST)
 
 
 class BadName(Exception):

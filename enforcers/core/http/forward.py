@@ -6,7 +6,6 @@ framing from us. There is no `Via`: what the origin sees is what the client sent
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from enforcers.core.http.framing import CHUNKED, LENGTH, UNTIL_CLOSE, Framing
 from enforcers.core.http.head import Answer, Request
@@ -22,36 +21,29 @@ def request_head(
     the body is sent: as the client framed it where nothing else is said.
     """
     framing = request.body if framing is None else framing
-    parts = [request.method.encode(), b" ", where.origin_form, b" HTTP/1.1\r\nHost: ", where.authority, *request.onward]
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), where.origin_form), b"Host: " + where.authority, *request.onward]
     if traceparent:
-        parts += (b"\r\ntraceparent: ", traceparent)
+        lines.append(b"traceparent: " + traceparent)
         if request.trace and keep_tracestate:
-            for name, value in request.trace:
-                if name == b"tracestate":
-                    parts += (b"\r\ntracestate: ", value)
+            lines += [b"tracestate: " + value for name, value in request.trace if name == b"tracestate"]
     if framing.kind == LENGTH:
-        parts.append(b"\r\nContent-Length: %d" % framing.length)
+        lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind == CHUNKED.kind:
-        parts.append(b"\r\nTransfer-Encoding: chunked")
+        lines.append(b"Transfer-Encoding: chunked")
         if request.trailer:
-            parts += (b"\r\nTrailer: ", request.trailer)
+            lines.append(b"Trailer: " + request.trailer)
     if request.expect:
-        parts.append(b"\r\nExpect: 100-continue")
+        lines.append(b"Expect: 100-continue")
     if request.upgrade:
-        parts += (b"\r\nUpgrade: ", request.upgrade)
-    if request.upgrade or request.te_trailers:
-        parts.append(_CONNECTIONS[bool(request.upgrade), request.te_trailers])
+        lines.append(b"Upgrade: " + request.upgrade)
+    if request.te_trailers:
+        lines += (b"TE: trailers", b"Connection: Upgrade, TE" if request.upgrade else b"Connection: TE")
+    elif request.upgrade:
+        lines.append(b"Connection: Upgrade")
     if request.hops >= 0:
-        parts.append(b"\r\nMax-Forwards: %d" % request.hops)
-    parts.append(b"\r\n\r\n")
-    return b"".join(parts)
-
-
-_CONNECTIONS: Final = {
-    (True, False): b"\r\nConnection: Upgrade",
-    (False, True): b"\r\nTE: trailers\r\nConnection: TE",
-    (True, True): b"\r\nTE: trailers\r\nConnection: Upgrade, TE",
-}
+        lines.append(b"Max-Forwards: %d" % request.hops)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
 
 
 def answer_framing(answer: Answer, minor: int) -> Framing:
@@ -69,19 +61,18 @@ def answer_head(answer: Answer, minor: int = 1, close: bool = False, extra: Sequ
 
     `close` says that the connection ends after it. `extra` are lines of our own, `Name: value` without their CRLF.
     """
-    parts = [b"HTTP/1.1 %d " % answer.status, answer.reason, *answer.onward]
     framing = answer_framing(answer, minor)
+    lines = [b"HTTP/1.1 %d %b" % (answer.status, answer.reason), *answer.onward]
     if framing.kind == LENGTH:
-        parts.append(b"\r\nContent-Length: %d" % framing.length)
+        lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind == CHUNKED.kind:
-        parts.append(b"\r\nTransfer-Encoding: chunked")
+        lines.append(b"Transfer-Encoding: chunked")
         if answer.trailer and answer.body.kind == CHUNKED.kind:
-            parts += (b"\r\nTrailer: ", answer.trailer)
-    for line in extra:
-        parts += (b"\r\n", line)
+            lines.append(b"Trailer: " + answer.trailer)
+    lines += extra
     if answer.upgrade:
-        parts += (b"\r\nUpgrade: ", answer.upgrade, b"\r\nConnection: Upgrade")
+        lines += (b"Upgrade: " + answer.upgrade, b"Connection: Upgrade")
     elif close or framing.kind == UNTIL_CLOSE.kind:
-        parts.append(b"\r\nConnection: close")
-    parts.append(b"\r\n\r\n")
-    return b"".join(parts)
+        lines.append(b"Connection: close")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

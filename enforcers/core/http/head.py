@@ -13,14 +13,15 @@ from typing import Final, TypeAlias
 
 from enforcers.core.http.fields import (
     BARE_LF,
-    KNOWN,
-    REQUEST_ONLY,
+    IN_ANSWERS,
+    IN_REQUESTS,
     TOKEN,
     BadAnswer,
     BadName,
     BadRequest,
     Fault,
     Fields,
+    Known,
     Role,
     broken_rule,
     connection,
@@ -100,7 +101,7 @@ class Request:
     credential: bytes | None
     """The one `Proxy-Authorization`."""
     onward: list[bytes]
-    """How the fields that are for the origin are written, in their order: CRLF, name, `: `, then the value."""
+    """The fields that are for the origin, in their order: each the name as the client wrote it, `: ` and the value."""
     trailer: bytes
     te_trailers: bool
     trace: Fields
@@ -129,6 +130,7 @@ class Answer:
     upgrade: bytes
     """The protocol that a 101 goes over to."""
     onward: list[bytes]
+    """The fields that are for the client, in their order: each the name as the origin wrote it, `: ` and the value."""
     trailer: bytes
     _fields: bytes
 
@@ -173,7 +175,7 @@ def parse_request(head: bytes) -> Request:
     request.target = target.decode("ascii")
     request.minor = 1 if minor == b"1" else 0
     request._fields = section = head[line.end() :]
-    request.onward, request.trace, special = _sort(section, BadRequest, _ALL_ROLES)
+    request.onward, request.trace, special = _sort(section, BadRequest, IN_REQUESTS)
     request.host = special.get(_HOST)
     if request.host is None and request.minor:
         raise BadRequest("no-host", "the request has no `Host`")
@@ -206,7 +208,7 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     answer.status = code = int(status)
     answer.reason = reason or b""
     answer._fields = section = head[line.end() :]
-    answer.onward, _, special = _sort(section, BadAnswer, REQUEST_ONLY)
+    answer.onward, _, special = _sort(section, BadAnswer, IN_ANSWERS)
     answer.close = answer.minor == 0
     answer.upgrade = b""
     answer.trailer = special.get(_TRAILER, b"")
@@ -228,7 +230,7 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     elif code == 304 or method == "HEAD":
         answer.body = NONE
         if framing and framing is not CHUNKED:  # what the body would have had: it goes on, and frames nothing
-            answer.onward += (b"\r\nContent-Length: ", special[_LENGTH])
+            answer.onward.append(b"Content-Length: " + special[_LENGTH])
     else:
         answer.body = framing or UNTIL_CLOSE
         answer.close |= framing is None
@@ -239,48 +241,47 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
 _Sorted: TypeAlias = tuple[list[bytes], Fields, dict[int, bytes]]
 """(how those fields go on that mean nothing to a proxy, those of a trace, the value of each role that means something)"""
 
-_ALL_ROLES: Final = len(Role)
 _BODILESS: Final = frozenset({"CONNECT", "TRACE"})
 _QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL, _HOP})
 """What `_read_special` need not look at."""
 
 
-def _sort(section: bytes, fault: Fault, roles: int) -> _Sorted:
+def _sort(section: bytes, fault: Fault, known: Known) -> _Sorted:
     """What is in a section of fields. Raises BadRequest or BadAnswer."""
     lines = split_lines(section, fault)
     try:
-        return _sort_lines(lines, fault, roles)
+        return _sort_lines(lines, fault, known)
     except BadName:  # a line without a space behind its colon is the likely reason, and is nobody's fault
         pass
     try:
-        return _sort_lines([spaced(line) for line in lines], fault, roles)
+        return _sort_lines([spaced(line) for line in lines], fault, known)
     except BadName as wrong:
         raise name_fault(wrong, section, fault) from None
 
 
-def _sort_lines(lines: list[bytes], fault: Fault, roles: int) -> _Sorted:
+def _sort_lines(lines: list[bytes], fault: Fault, known: Known) -> _Sorted:
     onward: list[bytes] = []
     trace: Fields = []
     special: dict[int, bytes] = {}
     for line in lines:
-        raw, colon, written = line.partition(b": ")
+        name, colon, value = line.partition(b": ")
         if not colon:
             raise BadName("field", "the head has a line that is no field")
-        name, role, opening = KNOWN[raw]
-        if not role or role >= roles:
-            onward.append(opening)
-            onward.append(written.strip(b"\t "))
+        role = known[name]
+        if not role:
+            bare = value.strip(b"\t ")
+            onward.append(line if bare is value else name + b": " + bare)
         elif role in _ONCE:
             if role in special:
                 code, said = _ONCE[role]
                 raise fault(code, f"the head has {said} twice")
-            special[role] = written
+            special[role] = value
         elif role == _TRACE:
-            trace.append((name, written.strip(b"\t ")))
+            trace.append((name.lower(), value.strip(b"\t ")))
         elif role in special:
-            special[role] += b", " + written.strip(b"\t ")
+            special[role] += b", " + value.strip(b"\t ")
         else:
-            special[role] = written.strip(b"\t ")
+            special[role] = value.strip(b"\t ")
     return onward, trace, special
 
 
@@ -339,11 +340,7 @@ def _switch(answer: Answer, value: bytes, upgrade: bytes) -> None:
 
 def _without(onward: list[bytes], named: frozenset[bytes]) -> list[bytes]:
     """What `Connection` names does not go on (RFC 9110, section 7.6.1)."""
-    kept: list[bytes] = []
-    for opening, value in zip(onward[::2], onward[1::2], strict=True):
-        if opening[2:-2].lower() not in named:
-            kept += (opening, value)
-    return kept
+    return [line for line in onward if line.partition(b":")[0].lower() not in named]
 
 
 def _request_line_fault(head: bytes) -> BadRequest:
