@@ -1,10 +1,13 @@
 """The table of requests that are refused for their form, and the same rules for bodies: each with its status and its word."""
 
+import re
+
 import pytest
 
 from enforcers.core.http.framing import CHUNKED, Body
-from enforcers.core.http.head import BadAnswer, BadRequest
+from enforcers.core.http.head import _ONCE, BadAnswer, BadRequest
 from schemas.errors import AgentFault, PeerFault
+from tests.support.data import REPOSITORY
 from tests.support.httpfuzz import read_request
 from tests.support.malformed import BODIES, CREDENTIAL, BadBody, Malformed, table
 
@@ -53,3 +56,15 @@ def test_a_body_with_two_readings_is_refused_wherever_it_is_cut(
         assert isinstance(caught.value, PeerFault) == (fault is BadAnswer)
         assert case.code == caught.value.code, f"in steps of {step}"
         assert not body.done
+
+
+def test_the_page_names_every_code_and_no_other() -> None:
+    source = "".join(path.read_text() for path in (REPOSITORY / "enforcers" / "core" / "http").glob("*.py"))
+    codes = set(re.findall(r'(?:BadRequest|BadAnswer|BadName|[fF]ault)\(\s*"([a-z-]+)"', source))
+    codes |= set(re.findall(r'return "([a-z-]+)", "the head', source)) | {code for code, _ in _ONCE.values()}
+    assert {case.code for case in TABLE} | {case.code for case in BODIES} <= codes
+    page = (REPOSITORY / "docs" / "http.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \|", page, re.MULTILINE)
+    named = {code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row)}
+    assert codes - {"status-line", "switch", "proxy-status"} == named
+    assert all(f"`{code}`" in page for code in codes)
