@@ -5,6 +5,8 @@ test's own origin, which may not listen there.
 """
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -263,6 +265,21 @@ class Origin:
             task.cancel()
 
 
+async def everything(streams: asyncio.StreamReader) -> bytes:
+    """What comes until the connection ends, however it ends."""
+    got = bytearray()
+    with contextlib.suppress(ConnectionError):
+        while piece := await streams.read(1 << 16):
+            got += piece
+    return bytes(got)
+
+
+def linger(writer: asyncio.StreamWriter) -> None:
+    """What is closed from here on is closed with a reset."""
+    with socket.socket(fileno=socket.dup(writer.get_extra_info("socket").fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
 def run(test: Awaitable[None]) -> None:
     """A test that needs a loop, on the loop of the door."""
 
@@ -273,4 +290,4 @@ def run(test: Awaitable[None]) -> None:
     uvloop.run(main())
 
 
-__all__ = ["AGENT", "OPEN", "RAW", "MiniDoor", "Origin", "Said", "read_record", "run"]
+__all__ = ["AGENT", "OPEN", "RAW", "MiniDoor", "Origin", "Said", "everything", "linger", "read_record", "run"]
