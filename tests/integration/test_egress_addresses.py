@@ -177,9 +177,42 @@ def test_our_own_listeners_are_never_dialled_though_all_addresses_are_allowed(tm
             assert await refused(door, f"KAFKA.test:{kafka.port}") == f"`kafka.test:{kafka.port}` is wardline's own listener"
             assert door.resolver.lookups == before
             assert (await refused(door, "[::1]:9092")).endswith("is wardline's own listener")
-            await door.own.look_up(door.resolver)
+            await door.own.begin(door.resolver)
             assert (await refused(door, f"innocent.test:{kafka.port}")) == f"wardline's own listener: 127.0.0.1:{kafka.port}"
             assert (store.connections, wide.connections, kafka.connections) == (1, 0, 0)
+
+    run(test())
+
+
+def test_a_door_does_not_wait_long_for_names_that_lead_nowhere(tmp_path: Path, names: NameServer) -> None:
+    names["mute.test"] = say(silent=("A", "AAAA"))
+    names["store.test"] = say("10.0.0.7")
+
+    async def test() -> None:
+        own, loop = Own(tmp_path, ["mute.test:8123", "nowhere.test:1", "store.test:8123"]), asyncio.get_running_loop()
+        begun = loop.time()
+        await own.begin(resolver(names, dns_ms=5_000))
+        assert 0.9 < loop.time() - begun < 2
+        assert own.is_named("mute.test", 8123)
+        assert own.current.holds(read_address("10.0.0.7"), 8123)  # type: ignore[arg-type]
+
+    run(test())
+
+
+def test_an_ipv6_address_that_is_allowed_is_dialled(tmp_path: Path, names: NameServer) -> None:
+    names["six.test"] = say("::1")
+
+    async def test() -> None:
+        async with (
+            Origin(host="::1") as origin,
+            MiniDoor(tmp_path, RAW, allow_addresses=("::1",), dns_servers=(names.address,)) as door,
+        ):  # fmt: skip
+            for number, host in enumerate(("[::1]", "[0:0:0::1]", "six.test")):
+                streams, writer, head = await door.connect(f"{host}:{origin.port}", b"x")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert await streams.readexactly(1) == b"x"
+                writer.close()
+                assert (await door.until_over(number + 1)).address == f"[::1]:{origin.port}"
 
     run(test())
 

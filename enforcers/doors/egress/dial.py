@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from enforcers.core.addresses import OWN, Address, Rules, address_text, refused
+from enforcers.core.addresses import OWN, Address, Rules, address_text, read_address, refused
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver, Unreachable
 from schemas.config import Egress
@@ -67,28 +67,21 @@ class Dialer:
             share = max(left / (len(addresses) - at), min(TRY_S_MIN, left))
             try:
                 async with asyncio.timeout(share):
-                    transport, protocol = await loop.create_connection(factory, _plain(text), port)
+                    transport, protocol = await loop.create_connection(factory, str(address), port)
             except TimeoutError:
                 fault = Unreachable("timeout", f"{text} did not answer within {share:.3g} s", "dial_ms")
             except OSError as caught:
                 said = (caught.strerror or str(caught)).lower()
                 fault = Unreachable("connect", f"{text}: {said}")
             else:
-                _check_peer(transport, text)
+                _check_peer(transport, address, port)
                 return transport, protocol, text
         if passed:
             raise Refused(passed)
         raise fault
 
 
-def _plain(text: str) -> str:
-    """The address of `ADDRESS:PORT`."""
-    return text.rpartition(":")[0].removeprefix("[").removesuffix("]")
-
-
-def _check_peer(transport: asyncio.BaseTransport, text: str) -> None:
+def _check_peer(transport: asyncio.BaseTransport, address: Address, port: int) -> None:
     """What was judged is what was dialled: the kernel says so too, unless the connection is gone already."""
     peer = transport.get_extra_info("peername")
-    if peer is not None:
-        host, port = peer[:2]
-        assert text == (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"), f"dialled {peer[:2]}, judged {text}"
+    assert peer is None or (peer[1] == port and read_address(peer[0]) == address), f"dialled {peer[:2]}, judged {address}"

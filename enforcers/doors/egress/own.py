@@ -25,6 +25,9 @@ REFRESH_S: Final = 1.0
 NAMES_S: Final = 30.0
 """How often the names of Kafka, ClickHouse and control are looked up."""
 
+BEGIN_S: Final = 1.0
+"""How long a door that starts waits for these. One that leads nowhere by then is refused by its name alone, until it does."""
+
 RUN_FILE_BYTES_MAX: Final = 1 << 20
 """Bytes of a run file. Of a longer one nothing is read."""
 
@@ -95,6 +98,12 @@ class Own:
             return (read_address("127.0.0.1"), read_address("::1"))  # type: ignore[return-value]
         return self._looked_up.get((host, port), frozenset())
 
+    async def begin(self, resolver: Resolver) -> None:
+        """Before the first call: learn where the configured names lead, or what can be learned within BEGIN_S."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_S):
+                await self.look_up(resolver)
+
     async def keep(self, resolver: Resolver) -> None:
         """Know it for as long as the door lives: a task of the door's."""
         while True:
@@ -105,13 +114,14 @@ class Own:
 
     async def look_up(self, resolver: Resolver) -> None:
         """Learn where the configured names lead now. One that cannot be resolved is still where it was."""
-        for host, port in self._named:
-            if read_address(host) is None:
-                try:
-                    self._looked_up[host, port] = frozenset(await resolver.lookup(host))
-                except Unreachable:
-                    continue
+        names = [pair for pair in self._named if read_address(pair[0]) is None]
+        await asyncio.gather(*(self._look_up(pair, resolver) for pair in names))
         self.refresh()
+
+    async def _look_up(self, pair: tuple[str, int], resolver: Resolver) -> None:
+        with contextlib.suppress(Unreachable):
+            self._looked_up[pair] = frozenset(await resolver.lookup(pair[0]))
+            self.refresh()
 
 
 def read_pair(text: str) -> tuple[str, int] | None:

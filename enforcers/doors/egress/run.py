@@ -148,6 +148,7 @@ class Server:
             await self._rest("waiting for the first policies and agents")
             self._obeyed.look(wait=True)
         own = Own(home.run, (*orders.own, _pair(config.listen, orders.port)))
+        await own.begin(resolver)
         self._door = Door(
             self._name, config, spooler=self._spooler, obeyed=self._obeyed, identify=identify,
             dialer=Dialer(config, rules, own, resolver), own=own, query_key=key,
