@@ -335,12 +335,12 @@ def test_a_standard_descriptor_that_leads_out_is_refused(ground: Ground) -> None
     unix = socket.socket(socket.AF_UNIX)
     unix.connect(str(ground.top / "s.sock"))
     space = os.open("/proc/self/ns/net", os.O_RDONLY)
-    path = os.open("/tmp", os.O_PATH)
+    path = os.open("/etc/passwd", os.O_PATH)
     try:
         for handle, said in (
             (connected.fileno(), "is a network connection"), (listener.fileno(), "is a network connection"),
-            (unix.fileno(), f"is a connection to the socket `{ground.top}/s.sock`"),
-            (space, "is `net:["), (path, "is a handle of `/tmp`"),
+            (unix.fileno(), f"is a connection to the socket `{ground.top}/s.sock`"), (space, "is `net:["),
+            (path, "is a handle of `/etc/passwd`"),
         ):  # fmt: skip
             done = ground.run("true", stdout=handle)
             assert done.returncode == 2
