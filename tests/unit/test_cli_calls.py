@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from pipeline.cli import calls
 from pipeline.cli.arrivals import Arrivals, Arrived, calls_in, with_number
 from pipeline.cli.asking import named, shown_size, shown_span, shown_time
 from pipeline.cli.common import table
-from pipeline.cli.main import build_parser
+from pipeline.cli.main import build_parser, main
 
 WHEN = datetime(2026, 1, 31, 12, 0, 0, 1_500, UTC)
 
@@ -97,6 +99,43 @@ def test_sizes_times_and_names_are_for_people() -> None:
     assert shown_time(None) == "-"
     assert named('Tool::"a/\\"b"') == 'a/"b'
     assert named("no uid") == "no uid"
+
+
+ERRORS = {
+    "no call to explain": ["explain"],
+    "a call id that is none": ["explain", "call-1"],
+    "too little of a call id": ["explain", "1234567"],
+    "a limit of nothing": ["calls", "--limit", "0"],
+    "a time that is none": ["calls", "--since", "yesterday"],
+    "an empty destination": ["calls", "--destination", ""],
+    "a destination with a control character": ["calls", "--destination", "a\x1bb"],
+    "a kind that is not kept": ["inventory", "--kind", "weather"],
+    "an interval of nothing": ["top", "--interval", "0"],
+    "no store to list": ["calls"],
+    "no store to follow": ["calls", "--follow"],
+    "no store to explain": ["explain", "12345678"],
+    "no store for an inventory": ["inventory", "--json"],
+    "no store for top": ["top", "--once"],
+}
+
+
+@pytest.mark.parametrize("words", ERRORS.values(), ids=ERRORS)
+def test_an_error_is_one_line_and_exit_code_2(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WARDLINE_PARENT", raising=False)
+    mask = os.umask(0o077)
+    try:
+        code = main([words[0], "--home", str(tmp_path), *words[1:]])
+    except SystemExit as left:
+        code = int(left.code or 0)
+    finally:
+        os.umask(mask)
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert said.err.startswith("wardline: ")
+    assert said.err.count("\n") == 1
+    assert "\x1b" not in said.err
 
 
 # -- what is new ---------------------------------------------------------------------------------------------------------
