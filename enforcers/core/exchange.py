@@ -191,8 +191,13 @@ class Exchange:
         said = f"{action} is needed ({why}): {said_of(decision.reason)}"
         return self._refusal(decision.reason, said, policies=decision.because, action=action)
 
-    def may_act(self, now_ns: int) -> Refusal | None:
-        """Ask just before the first byte goes up, and send that byte before anything else happens."""
+    def may_act(self, now_ns: int, *, at_once: bool = False) -> Refusal | None:
+        """Ask just before the first byte goes up, and send that byte before anything else happens.
+
+        `at_once`: nothing has happened at this door since `begin` returned, so that the gate was asked last about this call.
+        """
+        if at_once and self._desk.gate.unchanged():
+            return None
         reason = self._desk.gate.stopped(self.call)
         if not reason:
             return None

@@ -116,6 +116,49 @@ def test_a_door_that_may_have_missed_a_revocation_refuses(site: EgressSite) -> N
     assert len(origin.seen) == 2
 
 
+def test_what_is_out_may_stay_for_a_while_when_the_board_is_stale(tmp_path: Path) -> None:
+    def handle(origin: RawOrigin, sock: socket.socket) -> None:
+        next(requests(sock))
+        sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            sock.sendall(b"1\r\na\r\n")
+            time.sleep(0.02)
+
+    with EgressSite(tmp_path / "home", egress={"stale_tunnel_ms": 1000}) as site, RawOrigin(handle) as origin:
+        door = site.start()
+        with door.connect() as client:
+            client.sendall(site.get(origin.authority))
+            Reader(client).until(b"a")
+            began = time.monotonic()
+            site.stale()
+            assert breaks_off(client)
+            assert 0.9 < time.monotonic() - began < 4
+        effect = site.until_records(2)[1]
+        assert (effect["reason"], effect["error"]) == ("stale", "stale while open")
+        assert door.figures()['wardline_door_limits_total{limit="stale_tunnel_ms"}'] == 1
+
+
+def test_a_long_stream_says_how_far_it_is_while_it_lasts(site: EgressSite) -> None:
+    def handle(origin: RawOrigin, sock: socket.socket) -> None:
+        next(requests(sock))
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (12 << 20))
+        for _ in range(12):
+            sock.sendall(bytes(1 << 20))
+            time.sleep(0.2)
+
+    door = site.start()
+    with RawOrigin(handle) as origin, door.connect() as client:
+        client.sendall(site.get(origin.authority))
+        assert read_answer(client).status == 200
+        decision, *progress, effect = site.until_records(4)
+    assert {said["kind"] for said in progress} == {"progress"}
+    moved = [said["bytes_in"] for said in (*progress, effect)]
+    assert moved == sorted(moved)
+    assert moved[0] >= 1 << 20
+    assert moved[-1] > 12 << 20
+    assert {said["call"] for said in progress} == {decision["call"]}
+
+
 def test_an_agent_that_control_forgets_is_unknown_at_once(site: EgressSite) -> None:
     door = site.start()
     with RawOrigin(answer_ok) as origin, door.connect() as client:

@@ -268,6 +268,16 @@ def test_while_an_effect_waits_for_room_no_call_begins_and_effects_keep_their_or
     assert Exchange(desk, CALLER).begin(CALL, 4) is None
 
 
+def test_at_once_behind_its_record_a_call_may_act_while_the_board_is_unchanged_and_is_asked_about_where_it_is_not() -> None:
+    world = World()
+    exchange = Exchange(world.desk(), CALLER)
+    assert exchange.begin(CALL, 1) is None
+    world.stops = "revoked"
+    assert exchange.may_act(2, at_once=True) is None  # the board has not changed: nobody can have been revoked
+    world.changed = 1
+    assert told(exchange.may_act(3, at_once=True)) == (403, "revoked")
+
+
 def test_what_was_recorded_obeys_the_epoch_of_its_gate() -> None:
     world = World()
     exchange = Exchange(world.desk(), CALLER)

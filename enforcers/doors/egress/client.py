@@ -322,12 +322,13 @@ class Client(asyncio.Protocol):
             return
         if request.method == "CONNECT":
             early, self._data = bytes(self._data), bytearray()
+            self.release()  # from here on the tunnel says whether it is read
             refused = tunnel.start(door, exchange, where, self.transport, early, caller)
             if refused is None:
                 self.hand_over()
             else:
                 door.figures.refused[refused.reason] += 1
-                self.refuse(refused)
+                self.refuse(refused, close=bool(early))
             return
         self._flight = flight = Flight(door, self, exchange, request, where, trace)
         pieces, self._pieces = self._pieces, []
@@ -362,7 +363,7 @@ class Client(asyncio.Protocol):
         request, framing = self._request, self._request.body
         if self.body is not None:
             close = close or request.expect or (framing.kind == LENGTH and framing.length > SKIP_BYTES)
-        close = close or self.must_close or (request.method == "CONNECT" and bool(self._data))
+        close = close or self.must_close or bool(self._data)  # what came behind a CONNECT is no request
         self.transport.write(refused.encode(close=close, body=request.method != "HEAD"))
         if close:
             self._finish()

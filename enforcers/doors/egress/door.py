@@ -143,7 +143,7 @@ class Door:
                 continue
             if reason:
                 self.figures.refused[reason] += 1
-                if reason == "stale":
+                if reason == "stale" and stale_too:
                     self.figures.reached["stale_tunnel_ms"] += 1
                 one.cut(reason)
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
+SLACK_S: Final = 0.5
+"""A call waits so much longer than a lookup and a dial may take together: the one that is slow should be named."""
+
 PROGRESS_NS: Final = 10_000_000_000
 PROGRESS_BYTES: Final = MIB
 """A call in which something moves is recorded again after so long, or so much."""
@@ -83,7 +86,7 @@ class Flight:
         origin = self._door.pool.take(self.key)
         if origin is not None:
             self._held = pieces
-            if not self.connected(origin):
+            if not self.connected(origin, at_once=True):
                 self._door.pool.give(origin)
             return
         self.up(pieces)
@@ -92,7 +95,7 @@ class Flight:
     def _wait(self) -> None:
         door = self._door
         config = door.config
-        self._client.wait_s((config.dns_ms + config.dial_ms) / 1000)
+        self._client.wait_s((config.dns_ms + config.dial_ms) / 1000 + SLACK_S)
         if not door.pool.wait(self):
             self._full("too many calls wait for a connection to this origin")
 
@@ -102,10 +105,13 @@ class Flight:
         self._over()
         self._client.refuse(refusal)
 
-    def connected(self, origin: Origin) -> bool:
-        """There is a connection for it; whether it has taken it: the board may not have it any more."""
+    def connected(self, origin: Origin, *, at_once: bool = False) -> bool:
+        """There is a connection for it; whether it has taken it: the board may not have it any more.
+
+        `at_once`: nothing else has happened at this door since it was decided.
+        """
         door, exchange, request, client = self._door, self.exchange, self._request, self._client
-        refusal = exchange.may_act(door.now_ns())
+        refusal = exchange.may_act(door.now_ns(), at_once=at_once)
         if refusal is not None:
             door.figures.refused[refusal.reason] += 1
             self._over()
@@ -180,21 +186,22 @@ class Flight:
         self.bytes_in += len(data)
         try:
             if self._answer is None:
-                self._read_head(self._partial + data if self._partial else data)
+                self._read_head(self._partial + data if self._partial else data, len(self._partial))
             else:
                 self._read_body(data)
         except BadAnswer as fault:
             self._fail(502, f"{fault.code}: {fault}", fault.code)
 
-    def _read_head(self, data: bytes) -> None:
+    def _read_head(self, data: bytes, seen: int) -> None:
+        """`seen` bytes of it have no end of a head, as an earlier look found."""
         limit, request, client = self._door.config.header_bytes, self._request, self._client
         while True:
-            size = find_head(data, limit, 0, BadAnswer)
+            size = find_head(data, limit, seen, BadAnswer)
             if not size:
                 self._partial = data
                 return
             answer = parse_answer(data[:size], request.method, request.upgrade)
-            data = data[size:]
+            data, seen = data[size:], 0
             if answer.status >= 200 or answer.upgrade:
                 break
             if request.minor:
@@ -326,7 +333,6 @@ class Flight:
         door, config = self._door, self._door.config
         if not self._sent:
             door.pool.leave(self)
-            door.figures.reached["dial_ms"] += 1
             self._full(f"no connection to this origin was free within {config.dns_ms + config.dial_ms} ms")
         elif self.head_sent or self._client.body is not None:
             door.figures.reached["body_ms"] += 1
