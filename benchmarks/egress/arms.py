@@ -34,7 +34,7 @@ class Arm:
 
     settle: Callable[[], None] = lambda: None
     idle: float = 0.0
-    """What `later` use when nothing happens, microseconds for each second: not counted while `settle` waits."""
+    """What `pids` use when nothing happens, as a share of one processor."""
 
     connects: bool = False
     found: dict[str, list["Figures"]] = field(default_factory=dict)
@@ -51,13 +51,14 @@ class Arm:
         now = [pid for pid in self.pids() if pid not in later]
         before, before_later = processor_us(now), processor_us(later)
         found = load(**words, seconds=seconds, warm=0)
-        used = processor_us(now) - before
-        answered = time.monotonic()
+        used, began = processor_us(now) - before, time.monotonic() - found["seconds"]
         self.settle()
-        host = processor_us(later) - before_later - self.idle * (time.monotonic() - answered)
+        host = processor_us(later) - before_later - self.idle * 1e6 * (time.monotonic() - began)
+        scale = 1 / (1 - self.idle)
         figures = Figures(
             turns=found["good"], bad=found["turns"] - found["good"] + found["errors"], seconds=found["seconds"],
-            bytes=found["bytes"], used_us=used + host, later_us=host, p50_us=found["p50_us"], p99_us=found["p99_us"],
+            bytes=found["bytes"], used_us=(used + host) * scale, later_us=host * scale, p50_us=found["p50_us"],
+            p99_us=found["p99_us"],
         )  # fmt: skip
         self.found.setdefault(what, []).append(figures)
         return figures
@@ -78,7 +79,8 @@ class Figures:
     seconds: float
     bytes: int
     used_us: float
-    """Of a processor, by all the arm's processes."""
+    """Of a processor, by all the arm's processes, and the share of what they use when idle that a full processor's turns bear:
+    with few turns on a busy machine, it would be all there is."""
     later_us: float
     """The part of it that was used behind the answer: sealing, signing, sending."""
     p50_us: int
@@ -121,7 +123,7 @@ def peers(folder: Path, port: int, wanted: list[str]) -> Iterator[list[Arm]]:
 
 
 def ours(site: Site, port: int) -> Arm:
-    """Wardline: the door counts as it works, its host until all is stored."""
+    """Wardline: the door counts as it works, its host until all is stored, and what the host uses when idle by its share."""
 
     def settle() -> None:
         site.quiet()
@@ -131,7 +133,7 @@ def ours(site: Site, port: int) -> Arm:
     settle()
     before, began = processor_us([host]), time.monotonic()
     time.sleep(IDLE_S)
-    idle = (processor_us([host]) - before) / (time.monotonic() - began)
+    idle = (processor_us([host]) - before) / 1e6 / (time.monotonic() - began)
     return Arm(
         OURS, site.proxy, f"localhost:{port}", auth=site.auth(), pids=site.pids, later=lambda: [host], settle=settle, idle=idle,
         connects=True,

@@ -3,6 +3,8 @@
 A processor's time is compared, not requests a second: it is steady on a machine that others use too. Every round runs each arm
 once, a ratio is that of one round, and the median of the rounds is held to its limit. Ours is that of door and host together,
 until all that the round recorded is signed, sent and stored; worker, store, broker and control run beside the two ends.
+Answers a second of ours are not comparable on two processors, since these have the second one too; those of tunnels are held to
+a limit all the same.
 """
 
 import os
@@ -52,7 +54,7 @@ def measure(options: dict[str, str]) -> bool:
                 arms = [direct(port), *others, own, null]
                 for turn in range(rounds):
                     _round(arms if turn % 2 == 0 else arms[::-1])
-            return _report(arms)
+                return _report(arms)
 
 
 def _round(arms: list[Arm]) -> None:
@@ -76,6 +78,7 @@ def _report(arms: list[Arm]) -> bool:
         print(f"  {arm.name:<22} {_mid(plain, _rate):>9,.0f} {statistics.median(costs):>7,.1f}  {spread:<18}"
               f"  {_mid(plain, _p50) / 1000:>7.2f} {_mid(plain, _p99) / 1000:>7.2f}  {_mid(alone, _p50) / 1000:>8.3f}"
               f"  {arm.resident:>5,.0f}  {sum(one.bad for one in plain + alone)}")  # fmt: skip
+    print(f"our host uses {known[OURS].idle:.1%} of a processor when idle; each request bears what is its share at a full one")
     good = [_costs(known), _added(known), _share(known)]
     print("tunnel and one GET, 32 at once   per s   CPU us      bulk MB/s   CPU ms/MB  failed")
     for arm in arms:
