@@ -48,13 +48,15 @@ def measure(options: dict[str, str]) -> bool:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="wardline-egress-") as name:
         folder = Path(name)
-        with origin(port), peers(folder / "peers", port, wanted) as others, Site(folder / "home", [port]) as site:
-            with null_door(site, port) as null:
-                own = ours(site, port)
-                arms = [direct(port), *others, own, null]
-                for turn in range(rounds):
-                    _round(arms if turn % 2 == 0 else arms[::-1])
-                return _report(arms)
+        with (
+            origin(port), peers(folder / "peers", port, wanted) as others, Site(folder / "home", [port]) as site,
+            null_door(site, port) as null,
+        ):  # fmt: skip
+            own = ours(site, port)
+            arms = [direct(port), *others, own, null]
+            for turn in range(rounds):
+                _round(arms if turn % 2 == 0 else arms[::-1])
+            return _report(arms)
 
 
 def _round(arms: list[Arm]) -> None:
