@@ -206,12 +206,12 @@ def _kind(path: Path) -> str:
 
 
 def listening(port: int) -> socket.socket:
-    """A socket at ADDRESS, at a port that may need root; a free one where it does and we are not."""
+    """A socket at ADDRESS, at a port that may need root; a free one where it does, or another test has it at the moment."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((ADDRESS, port))
-    except PermissionError:
+    except OSError:
         made.bind((ADDRESS, 0))
     return made
 

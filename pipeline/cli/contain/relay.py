@@ -46,8 +46,10 @@ def rewrite(head: bytes, authorization: bytes) -> bytes:
     start, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     kept, tokens, folded = [], [], False
     for line in lines:
-        if line[:1] in (b" ", b"\t") and folded:
-            continue  # it goes on from a line that is gone
+        if line[:1] in (b" ", b"\t"):
+            if not folded:  # else it goes on from a line that is gone
+                kept.append(line)
+            continue
         name = line.partition(b":")[0].strip().lower()
         folded = name in _DROPPED or name == b"connection"
         if name == b"connection":
