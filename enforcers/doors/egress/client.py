@@ -4,12 +4,11 @@
     CALL     a call is out (`Flight`), its body goes up         SKIP    a refused request's body is read and dropped
     LINGER   nothing more is answered: what still comes is dropped until the client has seen our last bytes
 
-A second request that comes before the answer to the first is never read: the connection ends with that answer. One object and
-no task stand for a connection; only a credential that is not known yet, or a connection to be made, has a task.
+A second request that comes before the answer to the first is never read: the connection ends with that answer. No task stands
+for a connection; only a credential that is not known yet, or a connection to be made, has one.
 """
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from enforcers.core.caller import Caller, NoIdentity
@@ -20,7 +19,7 @@ from enforcers.core.http.target import Where, read_target
 from enforcers.core.refusal import Refusal, malformed, unknown
 from enforcers.doors.egress import tunnel
 from enforcers.doors.egress.asking import ask, over_its_limit
-from enforcers.doors.egress.ends import reset
+from enforcers.doors.egress.connection import FOREVER, Connection
 from enforcers.doors.egress.flight import Flight
 from enforcers.doors.egress.origin import BUFFER_BYTES
 
@@ -37,30 +36,25 @@ LINGER_BYTES: Final = 4 << 20
 """How long, and for how many bytes, a connection that we end is still read: closed with bytes unread, the kernel would take our
 last answer away from the client."""
 
-FOREVER: Final = float("inf")
 
-
-class Client(asyncio.Protocol):
+class Client(Connection):
     """One connection."""
 
     __slots__ = (
-        "_data", "_door", "_eof", "_exchange", "_flight", "_full", "_held", "_left", "_loop", "_pieces", "_request", "_seen",
-        "_state", "_task", "_where", "agent", "body", "due", "pipelined", "trailers", "transport",
+        "_data", "_door", "_eof", "_flight", "_full", "_left", "_pieces", "_request", "_seen", "_state", "_task", "_where",
+        "agent", "body", "pipelined", "trailers",
     )  # fmt: skip
 
     def __init__(self, door: "Door") -> None:
+        super().__init__(asyncio.get_running_loop())
         self.agent = ""
         """Whose it has shown to be."""
         self.body: Body | None = None
         """Of the request in hand; None when that is read to its end."""
         self.trailers: Fields = []
-        self.due = FOREVER
-        """When its time is up, as the event loop counts."""
         self.pipelined = False
         """Whether something came behind a request that is not answered: it is never read."""
-        self.transport: asyncio.Transport
         self._door = door
-        self._loop = asyncio.get_running_loop()
         self._state = HEAD
         self._data = bytearray()
         """Of a head that is not whole yet, or, for CONNECT, what came behind it."""
@@ -75,7 +69,6 @@ class Client(asyncio.Protocol):
         """Whether it has said that it sends no more."""
         self._full = False
         """Whether more than BUFFER_BYTES wait to be taken by it."""
-        self._held = False
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
@@ -128,24 +121,6 @@ class Client(asyncio.Protocol):
         elif self._state == HEAD and self._data:
             self.release()
             self._read()
-
-    def hold(self) -> None:
-        """Read no more for now."""
-        if not self._held:
-            self._held = True
-            with contextlib.suppress(RuntimeError):  # it is closing
-                self.transport.pause_reading()
-
-    def release(self) -> None:
-        """Read on."""
-        if self._held:
-            self._held = False
-            with contextlib.suppress(RuntimeError):
-                self.transport.resume_reading()
-
-    def wait_s(self, seconds: float) -> None:
-        """Its time is up in so long, whatever it was before."""
-        self.due = self._loop.time() + seconds
 
     def hand_over(self) -> asyncio.Transport:
         """Let the transport be a tunnel's, which sets a protocol of its own."""
@@ -219,13 +194,10 @@ class Client(asyncio.Protocol):
             self._where = read_target(request)
             framing = request.body
             if request.method == "CONNECT":
-                self.body = None
                 self._data += rest
             elif framing is NONE:
-                self.body = None
                 self.pipelined = bool(rest)
             elif framing.kind == LENGTH and len(rest) == framing.length:
-                self.body = None
                 if rest:
                     pieces.append(rest)
             else:
@@ -343,10 +315,6 @@ class Client(asyncio.Protocol):
         """Whether the connection ends with the answer in hand."""
         return self._request.close or self.pipelined or self._eof or self._door.stopping
 
-    def write(self, data: bytes) -> None:
-        """Some of an answer."""
-        self.transport.write(data)
-
     def answered(self, close: bool) -> None:
         """The answer in hand is whole."""
         self._flight = None
@@ -374,9 +342,9 @@ class Client(asyncio.Protocol):
         else:
             self._again()
 
-    def _malformed(self, fault: BadRequest, code: str = "") -> None:
+    def _malformed(self, fault: BadRequest) -> None:
         """What has no one meaning ends the connection: nobody knows where the next request would begin."""
-        self._door.flood.add("malformed", code or fault.code, status=fault.status)
+        self._door.flood.add("malformed", fault.code, status=fault.status)
         self._door.figures.unnamed[str(fault.status)] += 1
         self.transport.write(malformed(fault.status, str(fault)).encode(close=True))
         self._linger()
@@ -401,14 +369,12 @@ class Client(asyncio.Protocol):
         self._state, self._left, self.body = LINGER, LINGER_BYTES, None
         self._data = bytearray()
         self.wait_s(LINGER_S)
-        with contextlib.suppress(RuntimeError, OSError):
-            self.transport.write_eof()
-        self.release()
+        self.end_writing()
 
     def abort(self) -> None:
         """End the connection so that the client sees it break off."""
         self._state, self._flight = GONE, None
-        reset(self.transport)
+        self.break_off()
 
     def leave_if_idle(self) -> None:
         """The door stops: a connection without a request in hand is closed."""

@@ -97,13 +97,7 @@ class Flight:
         config = door.config
         self._client.wait_s((config.dns_ms + config.dial_ms) / 1000 + SLACK_S)
         if not door.pool.wait(self):
-            self._full("too many calls wait for a connection to this origin")
-
-    def _full(self, why: str) -> None:
-        self._door.figures.refused["overloaded"] += 1
-        refusal = self.exchange.refuse("overloaded", why, self._door.now_ns())
-        self._over()
-        self._client.refuse(refusal)
+            self.refused("overloaded", "too many calls wait for a connection to this origin")
 
     def connected(self, origin: Origin, *, at_once: bool = False) -> bool:
         """There is a connection for it; whether it has taken it: the board may not have it any more.
@@ -304,7 +298,7 @@ class Flight:
         self._fail(502, f"the origin closed the connection {where}{f': {said}' if said else ''}", "closed")
 
     def refused(self, reason: str, why: str) -> None:
-        """No address of its host may be dialled."""
+        """Nothing of it has gone up, and nothing will: no address of its host may be dialled, or there is no room."""
         self._door.figures.refused[reason] += 1
         refusal = self.exchange.refuse(reason, why, self._door.now_ns())
         self._over()
@@ -333,7 +327,7 @@ class Flight:
         door, config = self._door, self._door.config
         if not self._sent:
             door.pool.leave(self)
-            self._full(f"no connection to this origin was free within {config.dns_ms + config.dial_ms} ms")
+            self.refused("overloaded", f"no connection to this origin was free within {config.dns_ms + config.dial_ms} ms")
         elif self.head_sent or self._client.body is not None:
             door.figures.reached["body_ms"] += 1
             self._fail(504 if self._client.body is None else 408, f"the body stood still for {config.body_ms} ms", "body_ms")
