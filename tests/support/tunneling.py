@@ -276,7 +276,10 @@ async def everything(streams: asyncio.StreamReader) -> bytes:
 
 def linger(writer: asyncio.StreamWriter) -> None:
     """What is closed from here on is closed with a reset."""
-    with socket.socket(fileno=socket.dup(writer.get_extra_info("socket").fileno())) as same:
+    sock = writer.get_extra_info("socket")
+    if sock is None:
+        return  # it is closed already
+    with socket.socket(fileno=socket.dup(sock.fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 

@@ -119,8 +119,9 @@ class Waiting(asyncio.Protocol):
 def reset(transport: asyncio.Transport) -> None:
     """Close without sending what waits, here or in the kernel, so that the peer sees a break and no end."""
     sock = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(sock.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    if sock is not None:  # none where it is closed already
+        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(sock.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
 
 
@@ -138,7 +139,7 @@ def unsent(transport: asyncio.Transport) -> int:
     waits = transport.get_write_buffer_size()
     if waits or transport.is_closing():
         return waits
+    sock = transport.get_extra_info("socket")
     with contextlib.suppress(OSError, ValueError):
-        handle = transport.get_extra_info("socket").fileno()
-        return int(struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))[0])
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]) if sock is not None else 0
     return 0

@@ -209,15 +209,8 @@ class Tunnel:
         assert where is not None
         try:
             *_, self.exchange.address = await self._door.dialer.dial(where.host, where.port, where.literal, self._far)
-        except Refused as fault:
-            return self._refuse(self.exchange.refuse(fault.reason, str(fault), self._door.now_ns()))
-        except Unreachable as fault:
-            status = 504 if fault.code == "timeout" else 502
-            self._door.figures.failed[fault.code] += 1
-            if fault.limit:
-                self._door.figures.reached[fault.limit] += 1
-            self.exchange.end(Outcome.ERROR, status, 0, 0, self._door.now_ns(), f"{fault.code}: {fault}")
-            return self._turn_away(self.exchange.failed(status, str(fault)), FAILED)
+        except (Refused, Unreachable) as fault:
+            return None if self._done else self._not_dialled(fault)
         waiting, origin = self._waiting, self._origin
         if origin is None or waiting is None:  # it ended in the turn in which the connection was made
             return None
@@ -234,6 +227,17 @@ class Tunnel:
             assert near is not None
             near.eof_received()
         return None
+
+    def _not_dialled(self, fault: Refused | Unreachable) -> None:
+        now_ns, figures = self._door.now_ns(), self._door.figures
+        if isinstance(fault, Refused):
+            return self._refuse(self.exchange.refuse(fault.reason, str(fault), now_ns))
+        status = 504 if fault.code == "timeout" else 502
+        figures.failed[fault.code] += 1
+        if fault.limit:
+            figures.reached[fault.limit] += 1
+        self.exchange.end(Outcome.ERROR, status, 0, 0, now_ns, f"{fault.code}: {fault}")
+        return self._turn_away(self.exchange.failed(status, str(fault)), FAILED)
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         """A bug of ours must not leave a client waiting for ever."""
@@ -255,6 +259,8 @@ class Tunnel:
 
     def _turn_away(self, refusal: Refusal, alert: bytes = DENIED) -> None:
         """Say why as well as it can still be said, and close. Its effect is recorded already."""
+        if self._done:
+            return
         if self._answer:
             self._client.write(refusal.encode(close=True))
         elif self._tls:
