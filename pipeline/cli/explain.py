@@ -39,6 +39,9 @@ _HALF: Final = 16
 CANDIDATES_MAX: Final = 3
 """Ids that are named where one is not enough of an id."""
 
+REPLAYED: Final = "replay"
+"""The door of recorded calls. Any other sends calls upstream with a span of its own: the low halves of boot and seq."""
+
 UNSEEN: Final = ("key", "issuer", "grant", "token")
 """Kinds of selector whose names a record does not carry, or not whole."""
 
@@ -103,7 +106,7 @@ def explain(asker: Asker, home: Home, digits: str) -> dict[str, Any]:
         "policies_note": known.note if known is not None else "",
         "revocations": revocations,
         "pause": pause,
-        "span": f"{boot & 0xFFFFFFFF:08x}{seq & 0xFFFFFFFF:08x}" if call["door"] == "egress" else "",
+        "span": f"{boot & 0xFFFFFFFF:08x}{seq & 0xFFFFFFFF:08x}" if call["door"] != REPLAYED else "",
         "frame": _frame(asker, home, boot, seq),
         "advice": advice(call, action, links, [one for one in revocations if one["certain"]] or revocations, pause),
     }

@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import explain
+from pipeline.cli.asking import asking
 from pipeline.cli.main import main
+from schemas.config import load_config
+from schemas.keys import parse_public
 from schemas.records import Outcome
 from tests.support.home import Wardline, wait_until
 from tests.support.recorded import NO_DOORS, Made, RecordingDoor, start
@@ -278,22 +282,11 @@ def test_policies_that_have_changed_since_are_said_to_have_and_shown_as_they_wer
         path.write_text(text)
 
 
-def test_a_key_that_is_not_pinned_here_is_the_one_that_control_registered(
-    home: Wardline, door: RecordingDoor, told: Told
-) -> None:
-    made = door.call()
-    door.end(made)
-    stored(home, made)
-    trusted = home.home.trusted("hosts") / "enforce-1.pub"
-    pem = trusted.read_bytes()
-    trusted.unlink()
-    try:
-        text = told("explain", made.id)
-        assert "signature good, by the key that control registered" in text
-        trusted.write_bytes((home.home.trusted("workers") / "work-1.pub").read_bytes())
-        assert "by the key that control registered" in told("explain", made.id)
-    finally:
-        trusted.write_bytes(pem)
+def test_the_key_that_control_registered_is_found_in_the_store(home: Wardline) -> None:
+    with asking(home.home, load_config(home.home.config)) as asker:
+        pem = (home.home.trusted("hosts") / "enforce-1.pub").read_bytes()
+        assert explain._registered(asker, "enforce-1") == [parse_public(pem)]
+        assert explain._registered(asker, "enforce-2") == []
 
 
 def test_an_id_is_found_by_its_beginning_and_what_is_not_there_says_where_to_look(

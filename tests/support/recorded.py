@@ -67,7 +67,7 @@ class RecordingDoor:
         self.boot = make_boot(int(time.time()), int.from_bytes(os.urandom(4), "big"))
         self.spooler = Spooler(home.home.host(host), self.boot, Enforcer())
         self.matcher: Decides = Matcher(load_bundle(home.home.policies).encode())
-        self.flood = Flood("egress")
+        self.flood = Flood("door-9")
         self._minted = itertools.count(1)
 
     def call(
@@ -79,7 +79,7 @@ class RecordingDoor:
             "session": "s-1", "proof": "jws", "credential": "ab" * 32, "trace_id": next(self._minted).to_bytes(16, "big"),
             "assurance": SEPARATOR.join(["signed"] * (len(chain) - 1)),
         } | fields  # fmt: skip
-        call = Call(time_ns=time.time_ns(), door="egress", chain=make_chain(chain), action=action,
+        call = Call(time_ns=time.time_ns(), door="door-9", chain=make_chain(chain), action=action,
                     target=target_of(resource), **said)  # fmt: skip
         decision = decide(self.matcher, call)
         seq = self.spooler.append(decision_record(call, decision, time.time_ns(), epoch))

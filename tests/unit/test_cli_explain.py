@@ -81,18 +81,23 @@ def test_a_chain_says_how_each_edge_is_known() -> None:
 # -- frames --------------------------------------------------------------------------------------------------------------
 
 
-class NoKeys:
-    """A store in which control has registered nobody."""
+class Registered:
+    """A store in which control has registered these keys, and what is none."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self._keys = keys
 
     def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        return []
+        return [{"key": "no key"}, *({"key": key.hex()} for key in self._keys)]
 
 
-def verified(home: Home, frame: Frame, *, head: bytes | None = None, seq: int = 1, **fields: Any) -> tuple[bool, str]:
+def verified(
+    home: Home, frame: Frame, *, head: bytes | None = None, seq: int = 1, keys: tuple[bytes, ...] = (), **fields: Any
+) -> tuple[bool, str]:
     lane = frame.head.lane
     row = {"enforcer": lane.host, "enforcer_boot": lane.host_boot, "partition": lane.partition, "frame_no": frame.head.frame_no,
            "digest": frame.digest.hex()} | fields  # fmt: skip
-    store: Any = NoKeys()
+    store: Any = Registered(*keys)
     return explain._verified(store, home, row, frame.signed + frame.signature if head is None else head, BOOT, seq)
 
 
@@ -100,6 +105,9 @@ def test_a_frame_is_verified_only_as_its_hosts_own_for_this_record(tmp_path: Pat
     home, host = Home(tmp_path), Host()
     frame, other = host.frame(), host.frame()
     assert verified(home, frame) == (False, "NOT VERIFIED: no key is known of host enforce-1")
+    own, another = raw_public(host.key.public_key()), raw_public(Host().key.public_key())
+    assert not verified(home, frame, keys=(another,))[0]
+    assert verified(home, frame, keys=(another, own))[1].startswith("signature good, by the key that control registered; ")
     home.trusted("hosts").mkdir(parents=True)
     (home.trusted("hosts") / "enforce-1.pub").write_bytes(public_pem(raw_public(host.key.public_key())))
     good, said = verified(home, frame)
