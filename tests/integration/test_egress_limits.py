@@ -179,3 +179,55 @@ def test_a_long_body_takes_bounded_memory_and_arrives_as_it_was(
     watcher.join()
     assert found == [wanted]
     assert max(most) - before < 12 * MIB
+
+
+def test_upgrades_beyond_an_agents_tunnels_get_503_and_others_are_served(tmp_path: Path) -> None:
+    def handle(origin: RawOrigin, sock: socket.socket) -> None:
+        for request in requests(sock):
+            origin.seen.append(request)
+            if b"Upgrade" not in request:
+                sock.sendall(OK)
+                continue
+            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            while sock.recv(100):
+                pass
+            return
+
+    with EgressSite(tmp_path / "home", egress={"tunnels_per_agent": 1}) as site, RawOrigin(handle) as origin:
+        door = site.start()
+        ask = site.get(origin.authority, "/ws", "Connection: Upgrade", "Upgrade: websocket")
+        with door.connect() as first, door.connect() as second:
+            first.sendall(ask)
+            assert Reader(first).answer().status == 101
+            reader = Reader(second)
+            second.sendall(ask)
+            got = reader.answer()
+            assert (got.status, got.json()["reason"]) == (503, "overloaded")
+            second.sendall(site.get(origin.authority))
+            assert reader.answer().status == 200
+        site.until_records(5)  # the tunnel has ended, and its place is free
+        with door.connect() as third:
+            third.sendall(ask)
+            assert Reader(third).answer().status == 101
+    assert len(origin.seen) == 3
+
+
+def test_a_client_that_does_not_read_does_not_make_the_door_collect_answers(tmp_path: Path) -> None:
+    """One request after another whose answers are never taken: the next one waits, instead of the answers."""
+    size = 4 * MIB
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+
+    def handle(origin: RawOrigin, sock: socket.socket) -> None:
+        for request in requests(sock):
+            origin.seen.append(request)
+            sock.sendall(answer)
+
+    with EgressSite(tmp_path / "home") as site, RawOrigin(handle) as origin:
+        door = site.start()
+        before = door.memory_bytes()
+        with door.connect() as client:
+            for _ in range(20):
+                client.sendall(site.get(origin.authority))
+                time.sleep(0.05)
+            assert door.memory_bytes() - before < 12 * MIB
+        assert len(origin.seen) <= 4  # as many as the kernels of both sides hold
