@@ -147,7 +147,7 @@ class Spool:
         assert self.call is not None
         if record[0] == Kind.EFFECT and record[5] != Outcome.REFUSED and not self._acted:
             self._acted = True  # what it waits for from here on is room for its record
-            self._truth.acted(self._boot, Standing(self.standing(self.call)))
+            self._truth.acted(self._boot, Standing(self.standing(self.call)), self.call, self._story.clock.monotonic_ns())
         if self.full and self._story.chance(0.2):
             self._story.fault("spool full")
             raise SpoolFull("the spool is full")

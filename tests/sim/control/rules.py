@@ -6,7 +6,7 @@
     policies   ... and by policies that were wanted within it, or LATE_S before
     right      ... while its host was registered with its key                      (at each record)
     agents     ... and knowing the agents of that state, or of later entries       (at each record)
-    act        what was let out was not revoked, by the door's board and as of a   (at each end)
+    act        what was let out was not revoked, by the door's board and as of a   (at each act)
                moment within the bound
     acks       after a door's word, each of its records obeys it; after a host's,  (at each record)
                those of doors that begin later do; what is acknowledged was made, and is on the disk
@@ -30,7 +30,7 @@ from pipeline.core.control import Change
 from schemas.ack import Ack
 from schemas.calls import RecordedCall
 from schemas.control import PAUSE, POLICY, Entry
-from schemas.records import Kind, Outcome, Standing, Verdict
+from schemas.records import Kind, Standing, Verdict
 from schemas.selectors import caller_texts, target_texts
 from tests.sim.story import Broken
 
@@ -232,14 +232,13 @@ class Truth:
             if record[4] == Verdict.ALLOW:
                 door.open[seq] = call
         else:
-            made = door.open.pop(record[1])
-            if record[5] != Outcome.REFUSED:
-                self._act(boot, door.host, made, now_ns)
+            del door.open[record[1]]
 
-    def acted(self, boot: str, standing: Standing) -> None:
-        """A door does what it has recorded, and this is what its board says of it."""
+    def acted(self, boot: str, standing: Standing, call: RecordedCall, now_ns: int) -> None:
+        """A door does what it has recorded, and this is what its board says of it. Its record may wait for room."""
         if standing is not Standing.GO:
             raise Broken("act", f"door {boot} lets out what its board calls {standing.name.lower()}")
+        self._act(boot, self.doors[boot].host, call, now_ns)
 
     def _decision(
         self, boot: str, door: DoorTruth, call: RecordedCall, record: tuple[Any, ...], texts: Sequence[str], now_ns: int
