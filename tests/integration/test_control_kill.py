@@ -52,8 +52,12 @@ def test_a_change_is_made_everywhere_or_nowhere(tmp_path: Path, new_broker: bool
         for number, step in enumerate(STEPS):
             process = home.start(step=step)
             request_id = str(uuid.uuid4())
-            with pytest.raises(BROKEN):
+            try:
                 home.client.change("agent-remove", request_id=request_id, name=f"x{number}")
+            except BROKEN:
+                pass
+            else:  # publishing goes on beside the head and the answer, which may be out before a death there
+                assert "first send" in step, step
             assert process.wait(60) == -9, step
             if new_broker:
                 home.kill("broker")

@@ -72,6 +72,7 @@ def test_each_process_is_killed_in_turn_with_a_real_kafka(wardline: Wardline, ka
     finish(wardline, judged(tenth))
 
 
+@pytest.mark.soak
 def test_a_worker_that_was_stopped_in_an_insert_comes_back_and_stores_nothing_twice(
     wardline: Wardline, kafka: Kafka, tenth: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_worker_that_was_stopped_in_an_insert_comes_back_and_stores_nothing_tw
     assert movement.worst < STALL_S
 
 
+@pytest.mark.soak
 def test_a_second_worker_under_the_same_slot_makes_one_of_them_leave(
     wardline: Wardline, kafka: Kafka, tenth: Path, tmp_path: Path
 ) -> None:

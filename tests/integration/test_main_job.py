@@ -28,6 +28,7 @@ def test_all_recorded_calls_on_the_embedded_default(wardline: Wardline) -> None:
     assert wardline.sql("SELECT count() FROM calls") == [(CALLS,)]
 
 
+@pytest.mark.soak
 def test_all_recorded_calls_on_a_real_kafka_with_two_workers(wardline: Wardline, kafka: Kafka) -> None:
     file = agentdojo_calls()
     wardline.kafka = kafka.address

@@ -100,7 +100,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(wardline: Wardline, tmp_path: 
 def test_everything_is_killed_and_each_line_is_stored_once(wardline: Wardline, tmp_path: Path) -> None:
     path = repeat(tmp_path / "calls.jsonl", 4)
     with_policies(wardline).start_all(enforcers=0)
-    process = wardline.popen("replay", str(path), "--rate", "1000", "--doors", "2")
+    process = wardline.popen("replay", str(path), "--rate", "400", "--doors", "2")
     wait_until(lambda: calls(wardline)[0] > 500, 60, lambda: wardline.said("replay"))
     for name in ("door-1", "door-2"):
         wardline.kill(name)
