@@ -72,22 +72,22 @@ def _round(arms: list[Arm]) -> None:
 def _report(arms: list[Arm]) -> bool:
     known = {arm.name: arm for arm in arms}
     print(f"policy and record on in every arm; load {os.getloadavg()[0]:.1f} with all that ran beside")
-    print("plain POST, 32 connections   req/s  CPU us  (spread)        p50 ms  p99 ms  alone p50 ms   MB  failed")
+    print("plain POST, 32 connections   req/s  CPU us  (spread)           host's  p50 ms  p99 ms  alone p50 ms   MB  failed")
     for arm in arms:
         plain, alone = arm.found["plain"], arm.found["alone"]
         costs = [one.cost_us for one in plain]
         spread = f"({min(costs):,.1f} to {max(costs):,.1f})"
-        print(f"  {arm.name:<22} {_mid(plain, _rate):>9,.0f} {statistics.median(costs):>7,.1f}  {spread:<18}"
-              f"  {_mid(plain, _p50) / 1000:>7.2f} {_mid(plain, _p99) / 1000:>7.2f}  {_mid(alone, _p50) / 1000:>8.3f}"
-              f"  {arm.resident:>5,.0f}  {sum(one.bad for one in plain + alone)}")  # fmt: skip
+        print(f"  {arm.name:<22} {_mid(plain, _rate):>9,.0f} {statistics.median(costs):>7,.1f}  {spread:<18} "
+              f"{_mid(plain, _host):>5.1f}  {_mid(plain, _p50) / 1000:>7.2f} {_mid(plain, _p99) / 1000:>7.2f}"
+              f"  {_mid(alone, _p50) / 1000:>12.3f}  {arm.resident:>3,.0f}  {_bad(plain + alone)}")  # fmt: skip
     print(f"our host uses {known[OURS].idle:.1%} of a processor when idle; each request bears what is its share at a full one")
     good = [_costs(known), _added(known), _share(known)]
-    print("tunnel and one GET, 32 at once   per s   CPU us      bulk MB/s   CPU ms/MB  failed")
+    print("tunnel and one GET, 32 at once   per s   CPU us   host's   bulk MB/s   CPU ms/MB  failed")
     for arm in arms:
         if arm.connects:
             opened, bulk = arm.found["tunnels"], arm.found["bulk"]
-            print(f"  {arm.name:<22} {_mid(opened, _rate):>12,.0f} {_mid(opened, _cost):>8,.0f}  {_mid(bulk, _speed):>11,.0f}"
-                  f"  {_mid(bulk, _heavy):>10.3f}  {sum(one.bad for one in opened)}")  # fmt: skip
+            print(f"  {arm.name:<22} {_mid(opened, _rate):>12,.0f} {_mid(opened, _cost):>8,.0f} {_mid(opened, _host):>8,.0f}"
+                  f"  {_mid(bulk, _speed):>10,.0f}  {_mid(bulk, _heavy):>10.3f}  {_bad(opened)}")  # fmt: skip
     good += [_tunnels(known), _bulk(known), _failed(known[OURS])]
     return all(good)
 
@@ -96,12 +96,20 @@ def _mid(rounds: list[Figures], what: Callable[[Figures], float]) -> float:
     return statistics.median(what(one) for one in rounds)
 
 
+def _bad(rounds: list[Figures]) -> int:
+    return sum(one.bad for one in rounds)
+
+
 def _rate(one: Figures) -> float:
     return one.rate
 
 
 def _cost(one: Figures) -> float:
     return one.cost_us
+
+
+def _host(one: Figures) -> float:
+    return one.later_us / one.turns
 
 
 def _p50(one: Figures) -> float:
@@ -174,6 +182,6 @@ def _bulk(known: dict[str, Arm]) -> bool:
 
 
 def _failed(own: Arm) -> bool:
-    bad = sum(one.bad for rounds in own.found.values() for one in rounds)
+    bad = sum(_bad(rounds) for rounds in own.found.values())
     print(f"{'' if bad == 0 else 'MISSED: '}answers of ours other than 200, or none: {bad}  at most 0")
     return bad == 0
