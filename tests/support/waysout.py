@@ -207,7 +207,7 @@ def a_signal_to_an_outside_process() -> None:
 
 @way
 def the_root_of_an_outside_process() -> None:
-    os.listdir(f"/proc/{FACTS['pid']}/root/")
+    os.listdir(f"/proc/{FACTS['pid']}/{'root'}")
 
 
 @way
@@ -239,7 +239,7 @@ def the_memory_of_process_1() -> None:
 
 @way
 def the_root_of_process_1() -> None:
-    os.listdir("/proc/1/root/")
+    os.listdir("/proc/1/" "root")
 
 
 @way
