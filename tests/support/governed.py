@@ -107,7 +107,7 @@ class Governed:
 
     def run(
         self, *words: str, proxy: str | None = None, more: Mapping[str, str] | None = None, check: bool = True,
-        cwd: Path | None = None,
+        cwd: Path | None = None, timeout: float = 120,
     ) -> "subprocess.CompletedProcess[str]":  # fmt: skip
         """Run a program with the usual variables set to the door and nothing of the machine's own settings."""
         url = self.proxy() if proxy is None else proxy
@@ -121,8 +121,9 @@ class Governed:
             **(more or {}),
         }  # fmt: skip
         done = subprocess.run(
-            words, env=env, cwd=cwd or home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
-        )
+            words, env=env, cwd=cwd or home, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=timeout,
+        )  # fmt: skip
         if check:
             assert done.returncode == 0, f"{words} -> {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done

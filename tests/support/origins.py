@@ -24,8 +24,8 @@ from aiohttp import WSMsgType, web
 
 from tests.support.certificates import Authority
 
-ADDRESS: Final = "127.0.0.2"
-"""Not the one that Wardline's own listeners have, so that a rule may name it and nothing of ours."""
+ADDRESS: Final = f"127.9.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+"""A loopback address of this test process alone, so that each has a port 443: a rule may name it and nothing of Wardline's."""
 
 BLOCK: Final = b"".join(hashlib.sha256(n.to_bytes(4, "big")).digest() for n in range(1 << 11))
 """64 KiB that no compressor makes smaller; what `/bytes/N` repeats."""
