@@ -34,7 +34,7 @@ from tests.support.contained import (
     running,
 )
 from tests.support.controlling import NOT_ROOT
-from tests.support.home import wait_until
+from tests.support.home import COMMAND, wait_until
 
 pytestmark = pytest.mark.skipif(not can_contain(), reason=NO_NAMESPACES)
 WHO = ["ordinary", pytest.param("root", marks=pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT))]
@@ -323,6 +323,26 @@ def test_the_relay_is_out_of_reach_and_keeps_the_credential_to_itself(both: Grou
     (both.work / "relay.new").rename(both.work / "relay")
     out, errors = process.communicate(timeout=30)
     assert (out, errors) == ("False -1\nProcessLookupError\n", "")
+
+
+NOT_ALLOWED = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
+
+
+def test_where_namespaces_are_not_allowed_the_setting_is_named(ground: Ground) -> None:
+    """In a user namespace that allows no more of them, which is what a host that forbids them looks like."""
+    words = ground.words("touch", "ran")
+    front = words[: words.index(COMMAND[0], 1)] if ground.as_user() else []
+    back = words[len(front) :]
+    done = subprocess.run(
+        [*front, "unshare", "-U", "-r", "sh", "-c", NOT_ALLOWED, "sh", *back], cwd=ground.work, env=ground.environment(),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "wardline: --contain: user.max_user_namespaces is 0 here, so no user namespace can be made: set it with sysctl; "
+        "see docs/contain.md\n"
+    )
+    assert not (ground.work / "ran").exists()
 
 
 # -- what is inherited ---------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ HEADS = {
     "an upgrade stays one": (
         b"GET http://h/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         b"GET http://h/ HTTP/1.1\r\nUpgrade: websocket\r\nProxy-Authorization: Basic eA==\r\n"
-        b"Connection: Upgrade, close\r\n\r\n",
+        b"Connection: Upgrade\r\n\r\n",
     ),
     "a head without fields has two": (
         b"CONNECT h:443 HTTP/1.1\r\n\r\n",

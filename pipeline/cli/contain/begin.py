@@ -32,14 +32,17 @@ def run(
     """Run a program in a containment. Raises OperatorFault for what is not allowed, is not there or would lead out."""
     handles.check_standard()
     cwd = os.getcwd()
+    env = governed(os.environ, Proxy(host=HOST, port=PORT), contained=True)
+    if env.get("HOME", "").startswith("/"):
+        env["HOME"] = os.path.realpath(env["HOME"])  # a link to it is not there inside
     hidden = [home.root, *_key_files(config)]
-    steps = view.plan(cwd=cwd, user_home=os.environ.get("HOME", ""), bind=bind, ro_bind=ro_bind, hidden=hidden)
+    steps = view.plan(cwd=cwd, user_home=env.get("HOME", ""), bind=bind, ro_bind=ro_bind, hidden=hidden)
     code = syscalls.program().hex()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, outside.WAITED_FOR)  # it stays blocked in what we become
     plan = {
         "parent": os.getpid(), "host": HOST, "port": PORT, "cwd": cwd, "command": list(command), "umask": umask,
-        "env": governed(os.environ, Proxy(host=HOST, port=PORT), contained=True), "filter": code, "ignored": _ignored(),
-        "blocked": [int(number) for number in blocked], "steps": [[step.what, step.path, step.to] for step in steps],
+        "env": env, "filter": code, "ignored": _ignored(), "blocked": [int(number) for number in blocked],
+        "steps": [[step.what, step.path, step.to] for step in steps],
     }  # fmt: skip
     relay = {"home": str(home.root), "door": door, "user": user, "secret": secret}
     orders = outside.remember({"plan": plan, "relay": relay, "unseen": _unseen(command[0], steps)})

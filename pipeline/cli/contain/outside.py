@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any, Final
 
+from pipeline.cli.contain import kernel
 from pipeline.cli.contain.why import why_not
 
 START_S: Final = 30.0
@@ -52,6 +53,7 @@ def remember(orders: object) -> int:
 
 def main() -> int:
     """Run the program of the orders; returns its exit code."""
+    kernel.hide_memory()
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         orders = json.load(file)
     name = orders["plan"]["command"][0]

@@ -30,6 +30,7 @@ HEAD_BYTES_MAX: Final = 1 << 20
 """What a door may be configured to read; it has a limit of its own, and says so."""
 
 HEAD_S: Final = 30.0
+REST_S: Final = 0.1
 PART_BYTES: Final = 1 << 18
 CONNECTIONS_MAX: Final = 1024
 """At a time; more wait to be accepted."""
@@ -58,7 +59,9 @@ def rewrite(head: bytes, authorization: bytes) -> bytes:
             kept.append(line)
     stays = [token for token in tokens if token and token.lower() not in (b"keep-alive", b"close", b"proxy-connection")]
     kept.append(b"Proxy-Authorization: " + authorization)
-    kept.append(b"Connection: " + b", ".join([*stays, b"close"]))
+    if b"upgrade" not in [token.lower() for token in stays]:  # one that is upgraded has no second request
+        stays.append(b"close")
+    kept.append(b"Connection: " + b", ".join(stays))
     return b"\r\n".join([start, *kept, b"", b""])
 
 
@@ -93,6 +96,8 @@ class Relay:
             reader, writer = await asyncio.open_connection(sock=connection, limit=HEAD_BYTES_MAX)
             try:
                 head = await _head(reader)
+                if not head:
+                    return
                 found = await self._reach()
                 if found is None:
                     await _say_away(writer)
@@ -127,7 +132,9 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
     try:
         return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_S)
     except (TimeoutError, asyncio.LimitOverrunError):
-        return await reader.read(HEAD_BYTES_MAX)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(reader.read(HEAD_BYTES_MAX), REST_S)  # what is there already
+        return b""
     except asyncio.IncompleteReadError as fault:
         return fault.partial
 
