@@ -1,5 +1,6 @@
 """Real programs in a containment, through the door of a real home: what works, what is recorded, and what a revocation cuts."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -160,6 +161,7 @@ def test_the_home_that_was_used_has_no_trace_of_the_credential(site: Governed) -
     secret = (site.wardline.home.agent_secrets / f"{AGENT}.secret").read_text().strip()
     found = []
     for path in site.wardline.home.root.rglob("*"):
-        if path.is_file() and not path.is_symlink() and secret.encode() in Path(path).read_bytes():
-            found.append(path.name)
+        with contextlib.suppress(FileNotFoundError):  # the home lives
+            if path.is_file() and not path.is_symlink() and secret.encode() in Path(path).read_bytes():
+                found.append(path.name)
     assert found == [f"{AGENT}.secret"]
