@@ -177,6 +177,7 @@ class Ground:
         for folder in (self.home.root, self.user_home, self.work):
             folder.mkdir(mode=0o700)
         self.door = StandIn(self.home)
+        self._started: list[subprocess.Popen[str]] = []
         self.give()
 
     def give(self) -> None:
@@ -202,9 +203,11 @@ class Ground:
               **more: Any) -> "subprocess.Popen[str]":  # fmt: skip
         """Start a run."""
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.words(*command, options=options), cwd=self.work, env=env or self.environment(), text=True, **settings | more
         )
+        self._started.append(process)
+        return process
 
     def run(self, *command: str, timeout: float = 60, options: Sequence[str] = ("--contain",),
             **more: Any) -> "subprocess.CompletedProcess[str]":  # fmt: skip
@@ -229,6 +232,12 @@ class Ground:
         return os.path.realpath(sys.executable), [] if there else ["--ro-bind", base]
 
     def close(self) -> None:
+        for process in self._started:  # a test that failed may have left one
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
         self.door.close()
         shutil.rmtree(self.top, ignore_errors=True)
 
