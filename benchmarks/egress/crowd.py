@@ -17,7 +17,7 @@ import uvloop
 
 from benchmarks.egress.client import ask, connect, request
 from benchmarks.egress.dns import names
-from benchmarks.egress.site import Site, cheap_scrypt, files
+from benchmarks.egress.site import Site, files
 from benchmarks.wire.tools import free_port, load_words, memory, origin, processor_us
 
 TUNNELS: Final = 10_000
@@ -80,9 +80,7 @@ def _hosts(folder: Path, hosts: int, agents: int) -> bool:
     with names() as server, origin(port):
         site = Site(folder / "home", [port], egress=f'dns_servers = ["127.0.0.1:{server}"]', extra=extra)
         with site:
-            for number in range(agents):
-                last = site.add(f"agent-{number}", cheap_scrypt)
-            site.applied(last.epoch)
+            site.add_many([f"agent-{number}" for number in range(agents)])
             pids = site.door_pids()
             sizes, seconds, bad = [memory(pids)], 0.0, 0
             auths = [site.auth(f"agent-{number}") for number in range(agents)]

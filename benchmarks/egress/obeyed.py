@@ -18,7 +18,7 @@ from typing import Final
 import uvloop
 
 from benchmarks.egress.client import Tunnel, Watcher, request
-from benchmarks.egress.site import SAID_S, Site, cheap_scrypt
+from benchmarks.egress.site import SAID_S, Site
 from benchmarks.wire.tools import free_port, load_words, origin
 
 DOORS: Final = 4
@@ -58,9 +58,7 @@ def measure(options: dict[str, str]) -> bool:
         site = Site(Path(folder) / "home", [port], doors=DOORS, pinned=False)
         with site:
             agents = [f"victim-{number}" for number in range(many)]
-            for agent in agents:
-                last = site.add(agent, cheap_scrypt)
-            site.applied(last.epoch)
+            site.add_many(agents)
             words = load_words(to=site.proxy, origin=f"localhost:{port}", auth=site.auth(), rate=RATE - WATCHED, seconds=3600,
                                connections=CONNECTIONS)  # fmt: skip
             with subprocess.Popen(words, stdout=subprocess.DEVNULL) as others:
