@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.contained import NO_NAMESPACES, Ground, can_contain
+from tests.support.contained import NO_NAMESPACES, NO_PROGRAM, Ground, can_contain
 from tests.support.governed import AGENT, CLOSED, Governed, refusal_of
 from tests.support.home import wait_until
 from tests.support.origins import digest_of_bytes
@@ -113,7 +113,7 @@ def test_a_websocket_goes_through_the_relay(site: Governed) -> None:
     assert call["status"] == 101
 
 
-@pytest.mark.skipif(not shutil.which("npm"), reason=NO_NAMESPACES)
+@pytest.mark.skipif(not shutil.which("npm"), reason=f"{NO_PROGRAM}: npm")
 def test_node_reads_a_registry(site: Governed) -> None:
     """npm is a program of node's; node itself reads proxy variables from its version 22.21 on."""
     host = site.https("npm")

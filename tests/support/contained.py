@@ -27,6 +27,7 @@ from tests.support.home import COMMAND
 
 NO_NAMESPACES = "no user namespace can be made here"
 NO_NFT = "only root with nft and ip can load packet filters"
+NO_PROGRAM = "not installed here"
 ORDINARY_ID = 54_321
 SECRET = "R4nd0m-s3cr3t_of-the-agent"
 DISK_NUMBERS = (7, 0)
