@@ -185,12 +185,15 @@ def effect_record(call: Call, seq: int, end: End, recorded_ns: int, epoch: int =
     )  # fmt: skip
 
 
-def progress_record(call: Call, seq: int, bytes_out: int, bytes_in: int, time_ns: int, recorded_ns: int) -> Record:
-    """What to record of a call that is out and goes on: the bytes since it began, so that a record that found no room is made
-    up for by the next one. It may not use the reserved room."""
+def progress_record(
+    call: Call, seq: int, bytes_out: int, bytes_in: int, time_ns: int, recorded_ns: int, address: str = ""
+) -> Record:
+    """What to record of a call that is out and goes on: what was dialled, and the bytes since it began, so that a record that
+    found no room is made up for by the next one. It may not use the reserved room."""
+    texts = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", address, "", "", "", "", "")
     return (
         int(Kind.PROGRESS), seq, time_ns, recorded_ns, VERDICT_UNSAID, _OPEN, _ENFORCE, 0, 0, 0, bytes_out, bytes_in,
-        max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, _NO_TEXT, False,
+        max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, False,
     )  # fmt: skip
 
 
@@ -200,7 +203,6 @@ _DENY: Final = int(Verdict.DENY)
 _OPEN: Final = int(Outcome.OPEN)
 _REFUSED: Final = int(Outcome.REFUSED)
 _ENFORCE: Final = int(Mode.ENFORCE)
-_NO_TEXT: Final[Texts] = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "")
 
 
 @lru_cache(8192)

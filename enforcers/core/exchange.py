@@ -215,7 +215,7 @@ class Exchange:
         if not self.open or self._desk.waiting:
             return
         with contextlib.suppress(SpoolFull, OSError):
-            self._desk.append(progress_record(self.call, self.seq, bytes_out, bytes_in, now_ns, now_ns))
+            self._desk.append(progress_record(self.call, self.seq, bytes_out, bytes_in, now_ns, now_ns, self.address))
 
     # -- how it ends; each does nothing for one that is over ---------------------------------------------------------
 

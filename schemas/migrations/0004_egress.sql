@@ -95,7 +95,8 @@ WHERE r.boot != 0 AND r.kind = 5;
 
 -- Who and what has been seen: agents, tools, destinations, principals (every link of a chain), and shadow agents: names that somebody
 -- claimed without a proof, and that control has no agent for. `failed` counts such claims; those of an agent's own name are the
--- agent's. `credentials` are the kinds of proof that an agent has shown, an empty text for calls with none.
+-- agent's. `credentials` are the kinds of proof that an agent has shown, an empty text for calls with none. `allowed` are calls that
+-- were let out and not taken back: an effect with a verdict of its own (DENY, for an address or a revocation) is the call's last word.
 CREATE OR REPLACE VIEW {database}.inventory AS
 WITH
     listed AS
@@ -104,6 +105,10 @@ WITH
         FROM (SELECT name, argMax(value, epoch) AS last FROM {database}.control
               WHERE kind = 'agent' AND journal = (SELECT max(journal) FROM {database}.control) GROUP BY name)
         WHERE last != ''
+    ),
+    taken_back AS
+    (
+        SELECT boot, call_seq FROM {database}.records WHERE kind = 3 AND verdict = 0
     )
 SELECT
     kind,
@@ -118,7 +123,8 @@ SELECT
 FROM
 (
     SELECT 'agent' AS kind, toString(agent) AS name, min(time) AS first_seen, max(time) AS last_seen,
-        count() AS calls, countIf(verdict = 1) AS allowed, countIf(verdict = 0) AS denied, toUInt64(0) AS failed,
+        count() AS calls, countIf(verdict = 1 AND (boot, call_seq) NOT IN taken_back) AS allowed,
+        countIf(verdict = 0 OR (boot, call_seq) IN taken_back) AS denied, toUInt64(0) AS failed,
         groupUniqArray(toString(proof)) AS credentials
     FROM {database}.records AS r
     WHERE r.kind = 1 AND agent != ''
@@ -131,13 +137,15 @@ FROM
     GROUP BY agent
     UNION ALL
     SELECT 'tool', replaceAll(replaceAll(substring(toString(resource), 8, length(resource) - 8), '\\"', '"'), '\\\\', '\\'),
-        min(time), max(time), count(), countIf(verdict = 1), countIf(verdict = 0), toUInt64(0), CAST([], 'Array(String)')
+        min(time), max(time), count(), countIf(verdict = 1 AND (boot, call_seq) NOT IN taken_back),
+        countIf(verdict = 0 OR (boot, call_seq) IN taken_back), toUInt64(0), CAST([], 'Array(String)')
     FROM {database}.records AS r
     WHERE r.kind = 1 AND startsWith(resource, 'Tool::"')
     GROUP BY resource
     UNION ALL
     SELECT 'destination', if(startsWith(resource, 'Host::"'), substring(toString(resource), 8, length(resource) - 8), toString(host)),
-        min(time), max(time), count(), countIf(verdict = 1), countIf(verdict = 0), toUInt64(0), CAST([], 'Array(String)')
+        min(time), max(time), count(), countIf(verdict = 1 AND (boot, call_seq) NOT IN taken_back),
+        countIf(verdict = 0 OR (boot, call_seq) IN taken_back), toUInt64(0), CAST([], 'Array(String)')
     FROM {database}.records AS r
     WHERE r.kind = 1 AND (host != '' OR startsWith(resource, 'Host::"'))
     GROUP BY resource, host
@@ -146,7 +154,9 @@ FROM
         min(first), max(last), sum(n), sum(yes), sum(no), toUInt64(0), CAST([], 'Array(String)')
     FROM
     (
-        SELECT chain, min(time) AS first, max(time) AS last, count() AS n, countIf(verdict = 1) AS yes, countIf(verdict = 0) AS no
+        SELECT chain, min(time) AS first, max(time) AS last, count() AS n,
+            countIf(verdict = 1 AND (boot, call_seq) NOT IN taken_back) AS yes,
+            countIf(verdict = 0 OR (boot, call_seq) IN taken_back) AS no
         FROM {database}.records AS r
         WHERE r.kind = 1 AND chain != ''
         GROUP BY chain

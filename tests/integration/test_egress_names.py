@@ -117,6 +117,23 @@ def test_a_door_dials_neither_itself_nor_any_other_part_of_wardline(tmp_path: Pa
         assert store.connections == 1
 
 
+@pytest.mark.parametrize("tunnel", [False, True], ids=["call", "tunnel"])
+def test_a_name_server_that_says_nothing_is_a_timeout_of_the_lookup_and_not_of_the_dial(
+    tmp_path: Path, names: NameServer, tunnel: bool
+) -> None:
+    names["mute.example"] = say(silent=("A", "AAAA"))
+    with site_of(tmp_path, names, WEB, TUNNELS, RAW) as site:
+        site.egress["dns_ms"] = 300
+        door = site.start()
+        with door.connect() as client:
+            client.sendall(site.connect("mute.example:8443") if tunnel else site.get("mute.example"))
+            assert read_answer(client).status == 504
+        assert site.until_records(2)[1]["error"].startswith("timeout: ")
+        figures = door.figures()
+        reached = {limit: figures.get(f'wardline_door_limits_total{{limit="{limit}"}}', 0) for limit in ("dns_ms", "dial_ms")}
+        assert reached == {"dns_ms": 1, "dial_ms": 0}
+
+
 def test_a_hundred_tunnels_of_a_revoked_agent_are_cut_within_half_a_second(tmp_path: Path, names: NameServer) -> None:
     names["origin.example"] = say("127.0.0.1")
 

@@ -164,6 +164,26 @@ def test_the_inventory_counts_agents_tools_destinations_and_principals(store: St
     assert (first.microsecond, last.microsecond) == (1, 4)
 
 
+def test_the_inventory_counts_a_call_that_was_taken_back_as_denied(store: Store) -> None:
+    """Its decision let it out, its effect has a verdict of its own: for an address that may not be dialled, or a revocation."""
+    host = {"resource": 'Host::"x.example.org:443"', "host": "x.example.org"}
+    back = {"verdict": int(Verdict.DENY), "outcome": int(Outcome.REFUSED)}
+    store.insert(frame_of([
+        *(decision(seq, **host) for seq in (1, 2, 3, 4)), decision(5), decision(6, verdict=0, **host),
+        effect(7, 1, reason="address", **back), effect(8, 2, reason="revoked", **back), effect(9, 3),
+        effect(10, 5, reason="revoked", **back), decision(1, boot=6, **host),
+    ], frame_no=1))  # fmt: skip
+    assert store.rows("SELECT kind, name, calls, allowed, denied FROM inventory ORDER BY ALL") == [
+        ("agent", "planner", 7, 3, 4),
+        ("destination", "x.example.org:443", 6, 3, 3),
+        ("principal", 'Agent::"planner"', 7, 3, 4),
+        ("principal", 'User::"alice"', 7, 3, 4),
+        ("tool", "bank/send", 1, 0, 1),
+    ]
+    verdicts = [verdict for (verdict,) in calls(store, "verdict")]
+    assert (verdicts.count("allow"), verdicts.count("deny")) == (3, 4), "as the calls themselves say"
+
+
 def test_frames_show_what_each_one_says(store: Store) -> None:
     store.insert(frame_of([decision(1), decision(2)], frame_no=1, partition=3, flag="dead"))
     ((enforcer, boot, partition, number, records, flag, previous, ranges),) = store.rows(

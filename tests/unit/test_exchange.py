@@ -298,6 +298,15 @@ def test_an_end_says_what_was_dialled_how_much_moved_and_how_long_it_took() -> N
     assert dict(zip(STRING_FIELDS, record[20], strict=True))["address"] == "192.0.2.1:80"
 
 
+def test_how_far_it_is_says_what_was_dialled_too() -> None:
+    world = World()
+    exchange = Exchange(world.desk(), CALLER)
+    exchange.begin(CALL, 1)
+    exchange.address = "192.0.2.1:80"
+    exchange.progress(5, 6, 7)
+    assert dict(zip(STRING_FIELDS, world.records[1][20], strict=True))["address"] == "192.0.2.1:80"
+
+
 def test_a_call_that_no_record_can_hold_is_malformed_and_nothing_goes_out() -> None:
     def fail() -> None:
         raise AgentFault("session has 5000 bytes, limit is 4096")

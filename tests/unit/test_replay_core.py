@@ -165,11 +165,11 @@ def test_the_end_of_a_call_says_what_was_dialled() -> None:
 
 
 def test_a_call_that_goes_on_says_how_much_it_moved_since_it_began() -> None:
-    record = progress_record(call(PLANNER), 3, 10, 20, 12, 13)
+    record = progress_record(call(PLANNER), 3, 10, 20, 12, 13, "192.0.2.1:80")
     assert record[:2] == (Kind.PROGRESS, 3)
     assert record[4:6] == (VERDICT_UNSAID, Outcome.OPEN)
     assert record[10:13] == (10, 20, 7)
-    assert texts_of(record) == {"tenant": "default"}
+    assert texts_of(record) == {"tenant": "default", "address": "192.0.2.1:80"}
     assert record[21] is False  # the reserved room is for ends and refusals
 
 

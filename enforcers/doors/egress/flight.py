@@ -304,10 +304,10 @@ class Flight:
         self._over()
         self._client.refuse(refusal)
 
-    def unreachable(self, code: str, why: str) -> None:
-        """Its host cannot be reached now."""
-        if code == "timeout":
-            self._door.figures.reached["dial_ms"] += 1
+    def unreachable(self, code: str, why: str, limit: str = "") -> None:
+        """Its host cannot be reached now; `limit` names the limit of time that was reached on the way there."""
+        if limit:
+            self._door.figures.reached[limit] += 1
         self._fail(504 if code == "timeout" else 502, f"{code}: {why}", code)
 
     def _fail(self, status: int, error: str, how: str) -> None:

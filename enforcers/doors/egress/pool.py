@@ -162,7 +162,7 @@ class Pool:
                 flight.refused(fault.reason, str(fault))
         except Unreachable as fault:
             if self._dials.pop(flight, None):
-                flight.unreachable(fault.code, str(fault))
+                flight.unreachable(fault.code, str(fault), fault.limit)
         else:
             origin.address = address
             if not self._dials.pop(flight, None):
