@@ -11,6 +11,7 @@ takes its name, so its port stays refused: nobody can sit down on the port of a 
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +42,7 @@ class Own:
     def __init__(self, run: Path, named: Iterable[str]) -> None:
         """`run` is the home's folder of run files, `named` the `HOST:PORT` of the configuration, the door's own among them."""
         self._run = run
+        self._run_text = str(run)
         self._changed_ns = 0
         self._named = frozenset(pair for text in named if (pair := read_pair(text)) is not None)
         self._looked_up: dict[tuple[str, int], frozenset[Address]] = {}
@@ -58,7 +60,7 @@ class Own:
         Two changes within one tick of the file system's clock may look like one: `refresh` once a second finds the other.
         """
         with contextlib.suppress(OSError):
-            if self._run.stat().st_mtime_ns == self._changed_ns:
+            if os.stat(self._run_text).st_mtime_ns == self._changed_ns:
                 return self.current
         return self.refresh()
 

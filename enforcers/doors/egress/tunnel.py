@@ -200,7 +200,6 @@ class Tunnel:
 
     def _dial(self) -> None:
         self._door.tunnels.have_bytes(self)
-        self._client.pause_reading()
         self._task = asyncio.get_running_loop().create_task(self._dialled())
         self._task.add_done_callback(self._failed)
 
@@ -367,7 +366,8 @@ class Tunnel:
             self._client.close()
         else:  # not a clean end, and must not look like one
             self._over()
-            reset(self._client)
+            if near is None or not near.gone:
+                reset(self._client)
 
     def _over(self, leave: Callable[[asyncio.Transport], None] = reset) -> None:
         """Let go of everything but the client's connection. Its effect is recorded, or waits for room."""
