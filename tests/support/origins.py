@@ -108,6 +108,7 @@ class Origins:
         self._go, self._stop = asyncio.Event(), asyncio.Event()
         app = web.Application(client_max_size=1 << 31, middlewares=[self._note])
         app.router.add_route("*", "/echo", self._echo)
+        app.router.add_route("*", "/echo/{what}", self._echo)
         app.router.add_get("/bytes/{count}", self._bytes)
         app.router.add_route("*", "/sink", self._sink)
         app.router.add_route("*", "/hold", self._hold)
