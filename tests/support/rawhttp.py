@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tests.support.egress import credential
 
@@ -141,7 +141,7 @@ class RawOrigin:
             with contextlib.suppress(OSError):
                 made.shutdown(socket.SHUT_RDWR)
 
-    def __enter__(self) -> "RawOrigin":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
