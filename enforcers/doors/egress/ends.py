@@ -43,7 +43,8 @@ class Side(asyncio.Protocol):
         """Whether it has said that it sends no more."""
         self.gone = False
         self.transport: asyncio.Transport
-        self.other: Side
+        self.other: Side | None = None
+        """The other end, from `join` to `part`."""
         self._tunnel = tunnel
         self._early: list[bytes] | None = []
         self.write: Any = self._early.append  # an origin may speak before it is joined: at most one turn of the loop
@@ -61,6 +62,11 @@ class Side(asyncio.Protocol):
         if said := first + b"".join(early or ()):
             self.write(said)
 
+    def part(self) -> None:
+        """The tunnel is over: what this end still sends is for nobody. Neither end holds the other any more, so that both are
+        freed at once: garbage that waits to be found keeps the memory from being used again while it is in the cache."""
+        self.other, self.write = None, drop
+
     def data_received(self, data: bytes) -> None:
         """On to the other end: nothing else is done with a piece."""
         self.moved += len(data)
@@ -75,12 +81,12 @@ class Side(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """This end reads slowly: the other may not send for a while."""
-        if self._early is None and not self.other.transport.is_closing():
+        if self.other is not None and not self.other.transport.is_closing():
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        if self._early is None and not self.other.transport.is_closing():
+        if self.other is not None and not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,8 +3,8 @@
     run/NAME.json   the `address` and `metrics` of every process of this home, doors included
     orders          Kafka, ClickHouse and control, wherever the configuration has them, by name and by address
 
-Looked at again every second, and before every dial when a run file has changed: a listener is known from the moment that its
-run file says so. The file of a process that has died stands until another
+Looked at again every second, and before a dial when a run file has changed: a listener is known from LOOK_S behind the moment
+that its run file says so. The file of a process that has died stands until another
 takes its name, so its port stays refused: nobody can sit down on the port of a part that is being restarted.
 """
 
@@ -13,12 +13,16 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from enforcers.core.addresses import Address, OwnSet, read_address
 from enforcers.doors.egress.resolve import Resolver, Unreachable
+
+LOOK_S: Final = 0.005
+"""Dials within so long share one look at whether a run file has changed: the disk is not asked for each of thousands a second."""
 
 REFRESH_S: Final = 1.0
 """How often the run files are read."""
@@ -44,6 +48,7 @@ class Own:
         self._run = run
         self._run_text = str(run)
         self._changed_ns = 0
+        self._looked = 0.0
         self._named = frozenset(pair for text in named if (pair := read_pair(text)) is not None)
         self._looked_up: dict[tuple[str, int], frozenset[Address]] = {}
         self._stamps: dict[str, tuple[int, int, frozenset[tuple[str, int]]]] = {}
@@ -55,10 +60,14 @@ class Own:
         return (host.lower().removesuffix(".").strip("[]"), port) in self._named
 
     def now(self) -> OwnSet:
-        """As `refresh`, but reads only when a run file was made, replaced or removed since.
+        """As `refresh`, but reads only when a run file was made, replaced or removed since, and looks no sooner than LOOK_S.
 
         Two changes within one tick of the file system's clock may look like one: `refresh` once a second finds the other.
         """
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return self.current
+        self._looked = now
         with contextlib.suppress(OSError):
             if os.stat(self._run_text).st_mtime_ns == self._changed_ns:
                 return self.current

@@ -200,8 +200,14 @@ class Tunnel:
 
     def _dial(self) -> None:
         self._door.tunnels.have_bytes(self)
-        self._task = asyncio.get_running_loop().create_task(self._dialled())
-        self._task.add_done_callback(self._failed)
+        self._task = asyncio.get_running_loop().create_task(self._dialling())
+
+    async def _dialling(self) -> None:
+        try:
+            await self._dialled()
+        except Exception as fault:  # a bug of ours must not leave a client waiting for ever
+            log.exception("a tunnel was ended by a fault of ours")
+            self._fail("fault", f"fault of the door: {type(fault).__name__}")
 
     async def _dialled(self) -> None:
         where = self._where
@@ -237,12 +243,6 @@ class Tunnel:
             figures.reached[fault.limit] += 1
         self.exchange.end(Outcome.ERROR, status, 0, 0, now_ns, f"{fault.code}: {fault}")
         return self._turn_away(self.exchange.failed(status, str(fault)), FAILED)
-
-    def _failed(self, task: asyncio.Task[None]) -> None:
-        """A bug of ours must not leave a client waiting for ever."""
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            log.error("a tunnel was ended by a fault of ours", exc_info=fault)
-            self._fail("fault", f"fault of the door: {type(fault).__name__}")
 
     def _far(self) -> Side:
         self._origin = Side(self, "origin")
@@ -289,7 +289,7 @@ class Tunnel:
     def ended(self, side: Side) -> None:
         """One end sends no more. That is passed on; the other direction goes on until it has ended too."""
         other = side.other
-        if self._done:
+        if self._done or other is None:
             return
         if other.ended:  # both: what waits is still written
             other.transport.close()
@@ -303,15 +303,16 @@ class Tunnel:
         Behind its end a reset is no fault: most programs leave TLS so, closed before they have read the other's goodbye. What
         it had sent is still delivered, and what the other sends has no reader any more.
         """
-        if self._done or self._near is None or self._origin is None:
+        other = side.other
+        if self._done or other is None:
             return  # over, or not joined yet: whoever joins looks
         if not side.ended:
             said = (getattr(exc, "strerror", None) or str(exc or "connection closed")).lower()
             self._fail(side.name, f"{side.name}: {said}")
-        elif side.other.gone or not unsent(side.other.transport):
+        elif other.gone or not unsent(other.transport):
             self._end(Outcome.OK, "")
         else:
-            side.other.write = drop
+            other.write = drop
 
     def walk(self, now: float, now_ns: int, idle_s: float) -> None:
         """Once a second: record how far it is where that is due, and end it where nothing moves."""
@@ -372,11 +373,15 @@ class Tunnel:
     def _over(self, leave: Callable[[asyncio.Transport], None] = reset) -> None:
         """Let go of everything but the client's connection. Its effect is recorded, or waits for room."""
         self._done = True
-        task, origin = self._task, self._origin
+        task, near, origin = self._task, self._near, self._origin
         self._door.tunnels.remove(self)
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
         self._task = self._origin = self._near = self._waiting = self._where = None
+        if near is not None:
+            near.part()
+        if origin is not None:
+            origin.part()
         transport = getattr(origin, "transport", None)  # none while it is being connected
         if transport is not None and not transport.is_closing():
             leave(transport)
