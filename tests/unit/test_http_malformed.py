@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from enforcers.core.http.fields import ONCE
 from enforcers.core.http.framing import CHUNKED, Body
-from enforcers.core.http.head import _ONCE, BadAnswer, BadRequest
+from enforcers.core.http.head import BadAnswer, BadRequest
 from schemas.errors import AgentFault, PeerFault
 from tests.support.data import REPOSITORY
 from tests.support.httpfuzz import read_request
@@ -61,7 +62,7 @@ def test_a_body_with_two_readings_is_refused_wherever_it_is_cut(
 def test_the_page_names_every_code_and_no_other() -> None:
     source = "".join(path.read_text() for path in (REPOSITORY / "enforcers" / "core" / "http").glob("*.py"))
     codes = set(re.findall(r'(?:BadRequest|BadAnswer|BadName|[fF]ault)\(\s*"([a-z-]+)"', source))
-    codes |= set(re.findall(r'return "([a-z-]+)", "the head', source)) | {code for code, _ in _ONCE.values()}
+    codes |= set(re.findall(r'return "([a-z-]+)", "the head', source)) | {code for code, _ in ONCE.values()}
     assert {case.code for case in TABLE} | {case.code for case in BODIES} <= codes
     page = (REPOSITORY / "docs" / "http.md").read_text()
     rows = re.findall(r"^\| (`[^|]*`) \|", page, re.MULTILINE)

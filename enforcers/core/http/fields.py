@@ -4,13 +4,18 @@
 
 `Role` is what a proxy has to do about a name. A name that becomes one of those when `_` is read as `-`, as CGI programs
 do, has two readings and is refused.
+
+A head's lines are sorted by the kernel `heads`, which takes them or not. `why_refused` then finds the rule that is broken, line
+by line, and takes nothing itself.
 """
 
 import enum
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from ext.heads import Sorter
 from schemas.errors import AgentFault, PeerFault
 from schemas.limits import NAME_BYTES_MAX
 
@@ -86,6 +91,17 @@ ROLES: Final[dict[bytes, Role]] = {
     b"tracestate": Role.TRACE,
     b"max-forwards": Role.HOPS,
 }
+
+ONCE: Final = {
+    int(Role.LENGTH): ("two-lengths", "`Content-Length`"),
+    int(Role.CODING): ("two-codings", "`Transfer-Encoding`"),
+    int(Role.HOST): ("two-hosts", "`Host`"),
+    int(Role.CREDENTIAL): ("two-credentials", "`Proxy-Authorization`"),
+    int(Role.EXPECT): ("two-expects", "`Expect`"),
+    int(Role.UPGRADE): ("two-upgrades", "`Upgrade`"),
+    int(Role.HOPS): ("two-max-forwards", "`Max-Forwards`"),
+}
+"""What may stand in a head once: the code and name for one that stands there twice, whether they agree or not."""
 
 NOT_IN_TRAILERS: Final = frozenset(ROLES) | {
     b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie", b"set-cookie",
@@ -197,8 +213,37 @@ class Known(dict[bytes, int]):
         return role
 
 
+def sorter(end: int, once: Iterable[int] = ONCE) -> Sorter:
+    """The kernel for heads in which roles from `end` on mean nothing."""
+    return Sorter(
+        {name: int(role) for name, role in ROLES.items() if role < end}, guarded=frozenset(ROLES) | NOT_TO_NAME,
+        once=[role for role in once if role < end], prefix=b"proxy-", hop=int(Role.HOP), trace=int(Role.TRACE),
+        fields=FIELDS_MAX, name_bytes=NAME_BYTES_MAX,
+    )  # fmt: skip
+
+
 IN_REQUESTS: Final = Known(len(Role))
 IN_ANSWERS: Final = Known(Role.HOST)
+SORT_REQUEST: Final = sorter(len(Role)).sort
+SORT_ANSWER: Final = sorter(Role.HOST).sort
+
+
+def why_refused(section: bytes, fault: Fault) -> BadRequest | BadAnswer:
+    """The rule that a section of fields breaks, which the kernel refuses."""
+    known = IN_REQUESTS if fault is BadRequest else IN_ANSWERS
+    seen: set[int] = set()
+    try:
+        for line in [spaced(line) for line in split_lines(section, fault)]:
+            role = known[line.partition(b": ")[0]]
+            if role in ONCE and role in seen:
+                code, said = ONCE[role]
+                return fault(code, f"the head has {said} twice")
+            seen.add(role)
+    except BadName as wrong:
+        return name_fault(wrong, section, fault)
+    except (BadRequest, BadAnswer) as broken:
+        return broken
+    return fault("disagreement", "two readings of this head differ")
 
 
 class BadName(Exception):

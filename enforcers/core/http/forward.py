@@ -21,29 +21,29 @@ def request_head(
     the body is sent: as the client framed it where nothing else is said.
     """
     framing = request.body if framing is None else framing
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), where.origin_form), b"Host: " + where.authority, *request.onward]
+    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), where.origin_form, where.authority), request.onward]
     if traceparent:
-        lines.append(b"traceparent: " + traceparent)
+        parts.append(b"traceparent: %b\r\n" % traceparent)
         if request.trace and keep_tracestate:
-            lines += [b"tracestate: " + value for name, value in request.trace if name == b"tracestate"]
+            parts += [b"tracestate: %b\r\n" % value for name, value in request.trace if name == b"tracestate"]
     if framing.kind == LENGTH:
-        lines.append(b"Content-Length: %d" % framing.length)
+        parts.append(b"Content-Length: %d\r\n" % framing.length)
     elif framing.kind == CHUNKED.kind:
-        lines.append(b"Transfer-Encoding: chunked")
+        parts.append(b"Transfer-Encoding: chunked\r\n")
         if request.trailer:
-            lines.append(b"Trailer: " + request.trailer)
+            parts.append(b"Trailer: %b\r\n" % request.trailer)
     if request.expect:
-        lines.append(b"Expect: 100-continue")
+        parts.append(b"Expect: 100-continue\r\n")
     if request.upgrade:
-        lines.append(b"Upgrade: " + request.upgrade)
+        parts.append(b"Upgrade: %b\r\n" % request.upgrade)
     if request.te_trailers:
-        lines += (b"TE: trailers", b"Connection: Upgrade, TE" if request.upgrade else b"Connection: TE")
+        parts += (b"TE: trailers\r\n", b"Connection: Upgrade, TE\r\n" if request.upgrade else b"Connection: TE\r\n")
     elif request.upgrade:
-        lines.append(b"Connection: Upgrade")
+        parts.append(b"Connection: Upgrade\r\n")
     if request.hops >= 0:
-        lines.append(b"Max-Forwards: %d" % request.hops)
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+        parts.append(b"Max-Forwards: %d\r\n" % request.hops)
+    parts.append(b"\r\n")
+    return b"".join(parts)
 
 
 def answer_framing(answer: Answer, minor: int) -> Framing:
@@ -62,17 +62,17 @@ def answer_head(answer: Answer, minor: int = 1, close: bool = False, extra: Sequ
     `close` says that the connection ends after it. `extra` are lines of our own, `Name: value` without their CRLF.
     """
     framing = answer_framing(answer, minor)
-    lines = [b"HTTP/1.1 %d %b" % (answer.status, answer.reason), *answer.onward]
+    parts = [b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason), answer.onward]
     if framing.kind == LENGTH:
-        lines.append(b"Content-Length: %d" % framing.length)
+        parts.append(b"Content-Length: %d\r\n" % framing.length)
     elif framing.kind == CHUNKED.kind:
-        lines.append(b"Transfer-Encoding: chunked")
+        parts.append(b"Transfer-Encoding: chunked\r\n")
         if answer.trailer and answer.body.kind == CHUNKED.kind:
-            lines.append(b"Trailer: " + answer.trailer)
-    lines += extra
+            parts.append(b"Trailer: %b\r\n" % answer.trailer)
+    parts += [line + b"\r\n" for line in extra]
     if answer.upgrade:
-        lines += (b"Upgrade: " + answer.upgrade, b"Connection: Upgrade")
+        parts.append(b"Upgrade: %b\r\nConnection: Upgrade\r\n" % answer.upgrade)
     elif close or framing.kind == UNTIL_CLOSE.kind:
-        lines.append(b"Connection: close")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+        parts.append(b"Connection: close\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -9,26 +9,22 @@ head. `Upgrade` to HTTP/2 or TLS is dropped: the client goes on in HTTP/1.1.
 """
 
 import re
-from typing import Final, TypeAlias
+from typing import Final
 
 from enforcers.core.http.fields import (
     BARE_LF,
-    IN_ANSWERS,
-    IN_REQUESTS,
+    SORT_ANSWER,
+    SORT_REQUEST,
     TOKEN,
     BadAnswer,
-    BadName,
     BadRequest,
     Fault,
     Fields,
-    Known,
     Role,
     broken_rule,
     connection,
-    name_fault,
     read_fields,
-    spaced,
-    split_lines,
+    why_refused,
 )
 from enforcers.core.http.framing import CHUNKED, NONE, UNTIL_CLOSE, Framing, read_coding, read_length
 from enforcers.core.http.opinion import confirm_answer, confirm_request
@@ -57,22 +53,9 @@ _CREDENTIAL: Final = int(Role.CREDENTIAL)
 _CONNECTION: Final = int(Role.CONNECTION)
 _UPGRADE: Final = int(Role.UPGRADE)
 _TRAILER: Final = int(Role.TRAILER)
-_HOP: Final = int(Role.HOP)
 _EXPECT: Final = int(Role.EXPECT)
 _TE: Final = int(Role.TE)
-_TRACE: Final = int(Role.TRACE)
 _HOPS: Final = int(Role.HOPS)
-
-_ONCE: Final = {
-    _LENGTH: ("two-lengths", "`Content-Length`"),
-    _CODING: ("two-codings", "`Transfer-Encoding`"),
-    _HOST: ("two-hosts", "`Host`"),
-    _CREDENTIAL: ("two-credentials", "`Proxy-Authorization`"),
-    _EXPECT: ("two-expects", "`Expect`"),
-    _UPGRADE: ("two-upgrades", "`Upgrade`"),
-    _HOPS: ("two-max-forwards", "`Max-Forwards`"),
-}
-"""What may stand in a head once: the code and name for one that stands there twice, whether they agree or not."""
 
 _NOT_SPOKEN: Final = (b"h2c", b"h2", b"tls", b"http")
 """Protocols that an `Upgrade` asks for in vain: inside them nobody could tell one request from the next."""
@@ -82,7 +65,7 @@ class Request:
     """What a request's head means."""
 
     __slots__ = (
-        "_fields", "body", "close", "credential", "expect", "hops", "host", "method", "minor", "onward", "target",
+        "_fields_at", "_head", "body", "close", "credential", "expect", "hops", "host", "method", "minor", "onward", "target",
         "te_trailers", "trace", "trailer", "upgrade",
     )  # fmt: skip
 
@@ -100,26 +83,27 @@ class Request:
     host: bytes | None
     credential: bytes | None
     """The one `Proxy-Authorization`."""
-    onward: list[bytes]
-    """The fields that are for the origin, in their order: each the name as the client wrote it, `: ` and the value."""
+    onward: bytes
+    """The fields that are for the origin, in their order: each the name as the client wrote it, `: `, the value, and CRLF."""
     trailer: bytes
     te_trailers: bool
     trace: Fields
     """Its `traceparent` and `tracestate` fields, however many."""
     hops: int
     """What is left of `Max-Forwards`, where it counts; -1 elsewhere."""
-    _fields: bytes
+    _head: bytes
+    _fields_at: int
 
     @property
     def headers(self) -> Fields:
         """Every field, read anew each time. What goes on is `onward`."""
-        return read_fields(self._fields, BadRequest)
+        return read_fields(self._head[self._fields_at :], BadRequest)
 
 
 class Answer:
     """What the head of an origin's answer means."""
 
-    __slots__ = ("_fields", "body", "close", "minor", "onward", "reason", "status", "trailer", "upgrade")
+    __slots__ = ("_fields_at", "_head", "body", "close", "minor", "onward", "reason", "status", "trailer", "upgrade")
 
     status: int
     reason: bytes
@@ -129,15 +113,16 @@ class Answer:
     body: Framing
     upgrade: bytes
     """The protocol that a 101 goes over to."""
-    onward: list[bytes]
-    """The fields that are for the client, in their order: each the name as the origin wrote it, `: ` and the value."""
+    onward: bytes
+    """The fields that are for the client, in their order: each the name as the origin wrote it, `: `, the value, and CRLF."""
     trailer: bytes
-    _fields: bytes
+    _head: bytes
+    _fields_at: int
 
     @property
     def headers(self) -> Fields:
         """Every field, read anew each time. What goes on is `onward`."""
-        return read_fields(self._fields, BadAnswer)
+        return read_fields(self._head[self._fields_at :], BadAnswer)
 
 
 def find_head(buffer: bytes | bytearray, limit: int, start: int = 0, fault: Fault = BadRequest) -> int:
@@ -174,8 +159,11 @@ def parse_request(head: bytes) -> Request:
     request.method = name = method.decode("ascii")
     request.target = target.decode("ascii")
     request.minor = 1 if minor == b"1" else 0
-    request._fields = section = head[line.end() :]
-    request.onward, request.trace, special = _sort(section, BadRequest, IN_REQUESTS)
+    request._head, request._fields_at = head, (at := line.end())
+    found = SORT_REQUEST(head, at)
+    if found is None:
+        raise why_refused(head[at:], BadRequest)
+    request.onward, request.trace, special = found
     request.host = special.get(_HOST)
     if request.host is None and request.minor:
         raise BadRequest("no-host", "the request has no `Host`")
@@ -207,8 +195,11 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     answer.minor = 1 if minor == b"1" else 0
     answer.status = code = int(status)
     answer.reason = reason or b""
-    answer._fields = section = head[line.end() :]
-    answer.onward, _, special = _sort(section, BadAnswer, IN_ANSWERS)
+    answer._head, answer._fields_at = head, (at := line.end())
+    found = SORT_ANSWER(head, at)
+    if found is None:
+        raise why_refused(head[at:], BadAnswer)
+    answer.onward, _, special = found
     answer.close = answer.minor == 0
     answer.upgrade = b""
     answer.trailer = special.get(_TRAILER, b"")
@@ -230,7 +221,7 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     elif code == 304 or method == "HEAD":
         answer.body = NONE
         if framing and framing is not CHUNKED:  # what the body would have had: it goes on, and frames nothing
-            answer.onward.append(b"Content-Length: " + special[_LENGTH])
+            answer.onward += b"Content-Length: %b\r\n" % special[_LENGTH]
     else:
         answer.body = framing or UNTIL_CLOSE
         answer.close |= framing is None
@@ -238,51 +229,9 @@ def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:
     return answer
 
 
-_Sorted: TypeAlias = tuple[list[bytes], Fields, dict[int, bytes]]
-"""(how those fields go on that mean nothing to a proxy, those of a trace, the value of each role that means something)"""
-
 _BODILESS: Final = frozenset({"CONNECT", "TRACE"})
-_QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL, _HOP})
+_QUIET: Final = frozenset({_HOST, _LENGTH, _CODING, _CREDENTIAL})
 """What `_read_special` need not look at."""
-
-
-def _sort(section: bytes, fault: Fault, known: Known) -> _Sorted:
-    """What is in a section of fields. Raises BadRequest or BadAnswer."""
-    lines = split_lines(section, fault)
-    try:
-        return _sort_lines(lines, fault, known)
-    except BadName:  # a line without a space behind its colon is the likely reason, and is nobody's fault
-        pass
-    try:
-        return _sort_lines([spaced(line) for line in lines], fault, known)
-    except BadName as wrong:
-        raise name_fault(wrong, section, fault) from None
-
-
-def _sort_lines(lines: list[bytes], fault: Fault, known: Known) -> _Sorted:
-    onward: list[bytes] = []
-    trace: Fields = []
-    special: dict[int, bytes] = {}
-    for line in lines:
-        name, colon, value = line.partition(b": ")
-        if not colon:
-            raise BadName("field", "the head has a line that is no field")
-        role = known[name]
-        if not role:
-            bare = value.strip(b"\t ")
-            onward.append(line if bare is value else name + b": " + bare)
-        elif role in _ONCE:
-            if role in special:
-                code, said = _ONCE[role]
-                raise fault(code, f"the head has {said} twice")
-            special[role] = value
-        elif role == _TRACE:
-            trace.append((name.lower(), value.strip(b"\t ")))
-        elif role in special:
-            special[role] += b", " + value.strip(b"\t ")
-        else:
-            special[role] = value.strip(b"\t ")
-    return onward, trace, special
 
 
 def _framing(special: dict[int, bytes], minor: int, fault: Fault) -> Framing | None:
@@ -338,9 +287,10 @@ def _switch(answer: Answer, value: bytes, upgrade: bytes) -> None:
     answer.upgrade = upgrade
 
 
-def _without(onward: list[bytes], named: frozenset[bytes]) -> list[bytes]:
+def _without(onward: bytes, named: frozenset[bytes]) -> bytes:
     """What `Connection` names does not go on (RFC 9110, section 7.6.1)."""
-    return [line for line in onward if line.partition(b":")[0].lower() not in named]
+    lines = onward.splitlines(keepends=True)
+    return b"".join([line for line in lines if line.partition(b":")[0].lower() not in named])
 
 
 def _request_line_fault(head: bytes) -> BadRequest:
