@@ -34,8 +34,11 @@ def peak(site: Governed) -> int:
     return max(int(kib) << 10 for kib in re.findall(r"VmHWM:\s+(\d+) kB", text))
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["http", "tunnel"])
-@pytest.mark.parametrize("way", ["down", "up"])
+@pytest.mark.parametrize(("way", "secure"), [
+    pytest.param("down", False, id="down-http"), pytest.param("up", True, id="up-tunnel"),
+    pytest.param("down", True, id="down-tunnel", marks=pytest.mark.soak),
+    pytest.param("up", False, id="up-http", marks=pytest.mark.soak),
+])  # fmt: skip
 def test_a_gibibyte_passes_whole_and_the_door_stays_small(
     site: Governed, bulk: Bulk, tmp_path: Path, way: str, secure: bool
 ) -> None:

@@ -70,9 +70,9 @@ class Governed:
         self.origins.__exit__(kind, fault, trace)
         self.names.__exit__(kind, fault, trace)
 
-    def add_agent(self, name: str) -> str:
+    def add_agent(self, name: str, *words: str) -> str:
         """Add an agent; returns its secret, which every door knows by then."""
-        out = self.wardline.run("agent", "add", name, "--owner", "test").stdout.splitlines()
+        out = self.wardline.run("agent", "add", name, "--owner", "test", *words).stdout.splitlines()
         epoch = int(out[0].partition(" as epoch ")[2].partition(";")[0])
         wait_until(lambda: all(self.door(n).get("epoch", 0) >= epoch for n in range(1, self.doors + 1)), 10,
                    "each door knows the agent")  # fmt: skip
