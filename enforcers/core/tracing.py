@@ -8,6 +8,7 @@ another door names the call that caused it.
 """
 
 import re
+from binascii import hexlify
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -72,4 +73,4 @@ def _is_state(state: bytes) -> bool:
 
 def traceparent(trace_id: bytes, span: bytes, flags: int) -> bytes:
     """The value to send: version 00, whatever the caller's was."""
-    return f"00-{trace_id.hex()}-{span.hex()}-{flags:02x}".encode()
+    return b"00-%b-%b-%02x" % (hexlify(trace_id), hexlify(span), flags)

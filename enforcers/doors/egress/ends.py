@@ -133,7 +133,7 @@ def reset(transport: asyncio.Transport) -> None:
 def _set_reset(fd: int) -> None:
     # the loop's sockets take no options, and one over a copy of the descriptor costs six calls of the kernel where this costs
     # two. It lends itself the descriptor: of what family that is does not matter to the option.
-    lent = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    lent = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
         lent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     finally:

@@ -22,7 +22,7 @@ from enforcers.core.addresses import Address, OwnSet, read_address
 from enforcers.doors.egress.resolve import Resolver, Unreachable
 
 LOOK_S: Final = 0.005
-"""Dials within so long share one look at whether a run file has changed: the disk is not asked for each of thousands a second."""
+"""Dials within so long share one look at whether a run file has changed: there may be thousands in a second."""
 
 REFRESH_S: Final = 1.0
 """How often the run files are read."""
