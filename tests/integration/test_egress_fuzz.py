@@ -22,7 +22,7 @@ RST = struct.pack("ii", 1, 0)
 
 
 class Strict(RawOrigin):
-    """Reads with h11 alone: what h11 refuses is a fault of the test. `seen` has the mark of each request, which stands in a field of its own."""
+    """Reads with h11 alone, and keeps what h11 refuses. `seen` has the mark of each request, which is a field of its own."""
 
     def __init__(self) -> None:
         self.refused: list[str] = []

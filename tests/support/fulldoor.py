@@ -1,4 +1,4 @@
-"""A door on a disk that becomes full while it serves: `python -m tests.support.fulldoor FOLDER`, in a mount namespace.
+"""A door whose spool is on a disk that becomes full while it serves: `python -m tests.support.fulldoor FOLDER`, in a mount namespace.
 
 Exit code 0 when nothing went out without a record, nothing died, and it served again by itself when there was room.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from schemas.process import private_dir, read_run_file
 from tests.support.egressload import Load, settle
-from tests.support.fulldisk import DISK, fill
+from tests.support.fulldisk import fill
 from tests.support.governed import Governed
 
 NAMES = ("broker", "store", "control", "work-1", "enforce-1", "door-1")
@@ -17,8 +17,8 @@ NAMES = ("broker", "store", "control", "work-1", "enforce-1", "door-1")
 
 def main(folder: Path) -> None:
     """Mount, serve, fill, be refused, make room, serve, count."""
-    root = private_dir(folder / "home")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{DISK},mode=0700", "tmpfs", str(root)], check=True)
+    disk = private_dir(private_dir(folder / "home") / "hosts")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=64m,mode=0700", "tmpfs", str(disk)], check=True)
     with Governed(folder, enforcer="segment_bytes = 65536", names=("www.example.test",)) as site:
 
         def pids() -> dict[str, object]:
@@ -27,9 +27,9 @@ def main(folder: Path) -> None:
         before = pids()
         with Load(site) as load:
             load.until(200, 200)
-            fill(root / "ballast")
+            fill(disk / "ballast")
             load.until(503, 50, recorded=False)
-            (root / "ballast").unlink()
+            (disk / "ballast").unlink()
             load.until(200, 200)
         settle(site, load)
         assert pids() == before, "somebody has died"
