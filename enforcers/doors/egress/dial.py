@@ -108,7 +108,7 @@ class Dialer:
 
 
 async def _within(seconds: float, waits: Awaitable[R], loop: asyncio.AbstractEventLoop) -> R:
-    """As `asyncio.timeout`, at a fifth of its price: there is a dial for each tunnel. Raises TimeoutError."""
+    """As `asyncio.timeout`, in less than half of its time: there is a dial for each tunnel. Raises TimeoutError."""
     task = asyncio.current_task()
     assert task is not None
     timer = loop.call_later(seconds, task.cancel, _LATE)
