@@ -1,4 +1,6 @@
-"""A door whose spool is on a disk that becomes full while it serves: `python -m tests.support.fulldoor FOLDER`, in a mount namespace.
+"""A door whose spool is on a disk that becomes full while it serves.
+
+`python -m tests.support.fulldoor FOLDER`, in a mount namespace.
 
 Exit code 0 when nothing went out without a record, nothing died, and it served again by itself when there was room.
 """
