@@ -38,7 +38,7 @@ def main(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[War
     """
     with Wardline(folder / "home", kafka=kafka.address, config=config) as home:
         home.write_policies("permit (principal, action, resource);\n")
-        home.up()
+        home.up("--doors", "0")
         yield home
 
 
