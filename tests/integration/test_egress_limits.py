@@ -212,6 +212,25 @@ def test_upgrades_beyond_an_agents_tunnels_get_503_and_others_are_served(tmp_pat
     assert len(origin.seen) == 3
 
 
+@pytest.mark.parametrize("limit", [{"upstream_idle_ms": 200}, {"upstreams": 1}], ids=["too long", "too many"])
+def test_connections_that_are_idle_too_long_or_too_many_are_closed_and_the_door_goes_on(
+    tmp_path: Path, limit: dict[str, int]
+) -> None:
+    with EgressSite(tmp_path / "home", egress=limit) as site, RawOrigin(answer_ok) as one, RawOrigin(answer_ok) as other:
+        door = site.start()
+        with door.connect() as client:
+            client.settimeout(5)
+            reader = Reader(client)
+            for turn in range(3):
+                for origin in (one, other):
+                    client.sendall(site.get(origin.authority))
+                    assert reader.answer().status == 200
+                time.sleep(0.6)
+                idle = door.figures()["wardline_door_upstreams_idle"]
+                assert idle == limit.get("upstreams", 0), turn
+        assert (one.connections, other.connections) == (3, 3)
+
+
 def test_a_client_that_does_not_read_does_not_make_the_door_collect_answers(tmp_path: Path) -> None:
     """One request after another whose answers are never taken: the next one waits, instead of the answers."""
     size = 4 * MIB

@@ -68,11 +68,12 @@ class Pool:
     def take(self, key: Key) -> Origin | None:
         """An idle connection, which is the caller's then."""
         place = self._places.get(key)
-        if place is None or not place.idle:
-            return None
-        origin = place.idle.pop()
-        del self._idle[origin]
-        return origin
+        while place is not None and place.idle:
+            origin = place.idle.pop()
+            del self._idle[origin]
+            if not origin.closed:  # its end may be known already, and `gone` is still to come
+                return origin
+        return None
 
     def wait(self, flight: "Flight") -> bool:
         """Have `flight.connected`, or one of its kin, called when there is a connection; False where too many wait."""
@@ -111,7 +112,7 @@ class Pool:
         self._idle[origin] = self._loop.time() + self._idle_s
         if len(self._idle) > self._door.config.upstreams:
             self._door.figures.reached["upstreams"] += 1
-            next(iter(self._idle)).close()
+            self._leave(next(iter(self._idle)))
 
     def made(self, origin: Origin) -> None:
         """A connection is open: `gone` follows, once."""
@@ -131,7 +132,13 @@ class Pool:
             origin, until = next(iter(self._idle.items()))
             if until > now:
                 return
-            origin.close()
+            self._leave(origin)
+
+    def _leave(self, origin: Origin) -> None:
+        """Close an idle one. It is idle no more from here on: `gone` comes only in a later turn of the loop."""
+        del self._idle[origin]
+        self._places[origin.key].idle.remove(origin)
+        origin.close()
 
     def close(self) -> None:
         """Close what is idle."""
