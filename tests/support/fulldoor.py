@@ -20,7 +20,7 @@ NAMES = ("broker", "store", "control", "work-1", "enforce-1", "door-1")
 def main(folder: Path) -> None:
     """Mount, serve, fill, be refused, make room, serve, count."""
     disk = private_dir(private_dir(folder / "home") / "hosts")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=64m,mode=0700", "tmpfs", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", str(disk)], check=True)
     with Governed(folder, enforcer="segment_bytes = 65536", names=("www.example.test",)) as site:
 
         def pids() -> dict[str, object]:
