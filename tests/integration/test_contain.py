@@ -203,6 +203,9 @@ def test_a_terminal_of_its_own_can_be_opened(ground: Ground) -> None:
 
 MODES = [("--contain",), ()]
 
+C_LIBRARYS = 3 << 31
+"""Signals 32 and 33, as a mask: nobody but the C library can set them, and whoever started the tests may ignore them."""
+
 
 @pytest.mark.parametrize("options", MODES, ids=["contained", "plain"])
 def test_exit_codes_are_the_programs_own(ground: Ground, options: tuple[str, ...]) -> None:
@@ -222,7 +225,7 @@ def test_input_output_umask_and_signals_are_left_alone(ground: Ground, options: 
     assert umask == "0027"
     assert rest == "line\n" * 100_000
     assert int(blocked.split()[1], 16) == 0
-    assert int(ignored.split()[1], 16) == 0
+    assert not int(ignored.split()[1], 16) & ~C_LIBRARYS
 
 
 @pytest.mark.parametrize("options", MODES, ids=["contained", "plain"])
