@@ -234,9 +234,12 @@ def test_a_pipe_ends_when_its_reader_does(ground: Ground, options: tuple[str, ..
     assert process.stdout is not None
     assert process.stdout.readline() == "y\n"
     process.stdout.close()
-    assert process.wait(30) == (128 + signal.SIGPIPE if options else -signal.SIGPIPE)
     assert process.stderr is not None
-    process.stderr.close()
+    with process.stderr as errors:
+        said = errors.read()
+    # by the signal, or by the error where whoever started the tests has that signal ignored; it never writes on for nobody
+    code = process.wait(30)
+    assert code == (128 + signal.SIGPIPE if options else -signal.SIGPIPE) or (code == 1 and "roken pipe" in said), (code, said)
 
 
 @pytest.mark.parametrize("options", MODES, ids=["contained", "plain"])
