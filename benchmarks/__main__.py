@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-NAMES: Final = ("spool", "decide", "board", "control", "pipeline")
+NAMES: Final = ("spool", "decide", "board", "control", "pipeline", "egress", "loss")
 
 
 def main(argv: list[str]) -> int:

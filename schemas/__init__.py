@@ -6,5 +6,6 @@ contain which by their names alone; `bundle` is the policy that decides it, `can
 door writes and `layout` the bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views
 and migrations; `frontier` tells the host what it may forget; `control` is an entry of the log that goes the other way,
 `follower` what its reader may believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has
-applied what; `config` is the configuration file, `links` reaches Kafka and ClickHouse as it says; `keys` are the signing keys.
+applied what; `agents` are those that a host hands to its doors; `config` is the configuration file, `links` reaches Kafka and
+ClickHouse as it says; `keys` are the signing keys.
 """

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from schemas import limits
 from schemas.errors import OperatorFault
@@ -20,6 +20,10 @@ def _whole(default: int, low: int, high: int) -> Any:
 
 def _choice(default: str, *choices: str) -> Any:
     return field(default=default, metadata={"choices": choices})
+
+
+TEXTS_MAX: Final = 256
+"""Texts in one array of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,42 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Egress:
+    """`[egress]`: the doors that HTTP clients use as their proxy; bytes, milliseconds, and how many of what."""
+
+    doors: int = _whole(1, 0, 64)
+    listen: str = "127.0.0.1"
+    port: int = _whole(17480, 0, 65535)
+    allow_addresses: tuple[str, ...] = ()
+    dns_servers: tuple[str, ...] = ()
+    dns_ms: int = _whole(5_000, 10, 60_000)
+    dial_ms: int = _whole(10_000, 10, 120_000)
+    header_bytes: int = _whole(limits.HEADER_BYTES_MAX, 1 << 10, 1 << 20)
+    header_ms: int = _whole(10_000, 10, 600_000)
+    body_ms: int = _whole(60_000, 10, 3_600_000)
+    answer_ms: int = _whole(300_000, 10, 86_400_000)
+    idle_ms: int = _whole(60_000, 10, 3_600_000)
+    tunnel_idle_ms: int = _whole(3_600_000, 100, 86_400_000)
+    stale_tunnel_ms: int = _whole(30_000, 0, 3_600_000)
+    connections: int = _whole(20_000, 1, 1_000_000)
+    connections_per_agent: int = _whole(2_000, 1, 1_000_000)
+    tunnels_per_agent: int = _whole(1_000, 1, 1_000_000)
+    upstreams: int = _whole(2_000, 1, 1_000_000)
+    upstreams_per_agent_host: int = _whole(64, 1, 10_000)
+    upstream_idle_ms: int = _whole(30_000, 10, 3_600_000)
+    stop_ms: int = _whole(5_000, 0, 600_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """One `[[issuer]]`: whose signed tokens are accepted as a credential, and the file with that issuer's public keys."""
+
+    url: str = ""
+    audience: str = ""
+    jwks_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file."""
 
@@ -116,6 +156,8 @@ class Config:
     worker: Worker = field(default_factory=Worker)
     store: Store = field(default_factory=Store)
     control: Control = field(default_factory=Control)
+    egress: Egress = field(default_factory=Egress)
+    issuer: tuple[Issuer, ...] = ()
 
 
 SECTIONS: Mapping[str, type[Any]] = {
@@ -125,6 +167,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "worker": Worker,
     "store": Store,
     "control": Control,
+    "egress": Egress,
 }
 
 
@@ -150,9 +193,12 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
     """Turn parsed TOML into a Config, or raise OperatorFault that begins with `name`."""
     parts: dict[str, Any] = {}
     for section, table in tree.items():
+        if section == "issuer":
+            parts[section] = _issuers(table, name)
+            continue
         kind = SECTIONS.get(section)
         if kind is None:
-            raise OperatorFault(f"{name}: unknown section `{section}`, known are {', '.join(SECTIONS)}")
+            raise OperatorFault(f"{name}: unknown section `{section}`, known are {', '.join(SECTIONS)}, issuer")
         if not isinstance(table, dict):
             raise OperatorFault(f"{name}: `{section}` is not a section")
         parts[section] = _section(kind, table, f"{name}: {section}")
@@ -177,13 +223,40 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
     return config
 
 
-def _section(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
+def _issuers(tables: Any, name: str) -> tuple[Issuer, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise OperatorFault(f"{name}: `issuer` is no array of tables: write `[[issuer]]`")
+    found: dict[str, Issuer] = {}
+    for table in tables:
+        issuer: Issuer = _section(Issuer, table, f"{name}: issuer")
+        for key in ("url", "audience", "jwks_file"):
+            if not getattr(issuer, key):
+                raise OperatorFault(f"{name}: issuer.{key}: is missing")
+        if issuer.url in found:
+            raise OperatorFault(f"{name}: issuer.url: `{issuer.url}` stands twice")
+        found[issuer.url] = issuer
+    return tuple(found.values())
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise OperatorFault(f"{where}: `{value}` is no array of texts")
+    if len(value) > TEXTS_MAX:
+        raise OperatorFault(f"{where}: has {len(value)} texts, limit is {TEXTS_MAX}")
+    return tuple(value)
+
+
+def _section(kind: type[Any], given: Mapping[str, Any], where: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     hints = get_type_hints(kind)
-    for key, value in table.items():
+    table = dict(given)
+    for key, value in given.items():
         if key not in known:
             raise OperatorFault(f"{where}.{key}: unknown key, known are {', '.join(known)}")
         wanted: type[Any] = hints[key]
+        if wanted == tuple[str, ...]:
+            table[key] = _texts(value, f"{where}.{key}")
+            continue
         if type(value) is not wanted:
             raise OperatorFault(f"{where}.{key}: `{value}` is not {'true or false' if wanted is bool else wanted.__name__}")
         meta = known[key].metadata

@@ -3,6 +3,7 @@
     wardline.toml               the configuration (optional)      policies/*.cedar, policies/entities.json
     run/NAME.json               one per living process: name, pid, state, address, metrics, and its own figures
     run/NAME.lock, up.lock      held (flock) by the one process of that name
+    run/door-N.claim            held by whoever starts the door of that name, a host or a replay
     log/NAME.log                what a supervised process printed
     secrets/{writer,reader}.password
     keys/hosts/NAME.key         Ed25519 private keys, PKCS8 PEM   keys/workers/NAME.key
@@ -16,6 +17,10 @@
     hosts/NAME/bundle/DIGEST.json    the compiled policies that its doors run
     hosts/NAME/board            what every door reads before it decides (shared memory), with board.tableN
     hosts/NAME/doors/BOOT/seen  what that door has applied (shared memory, one writer)
+    hosts/NAME/agents.json      the agents and what proves each, for its doors
+    run/door-N.sock             a door's proxy, for this user alone
+    secrets/query.key           what the hashes of queries are keyed with
+    secrets/agents/NAME.secret  the credential of an agent, where `agent add --keep` has put it for `wardline run`
     hosts/NAME/feed.json        the last epoch and heartbeat that this host accepted, and the keys it then knew
     faust/SLOT/registry.json    the hosts that this worker knows, and how far it has heard control
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
@@ -83,6 +88,24 @@ class Home:
     def board(self, name: str) -> Path:
         """What the doors of a host read before every decision."""
         return self.host(name) / "board"
+
+    def agents(self, name: str) -> Path:
+        """The agents that the doors of a host know."""
+        return self.host(name) / "agents.json"
+
+    @property
+    def query_key(self) -> Path:
+        """What the hashes of queries are keyed with: 32 bytes, the same for all doors of this home."""
+        return self.root / "secrets" / "query.key"
+
+    @property
+    def agent_secrets(self) -> Path:
+        """The folder of credentials that were kept for `wardline run`."""
+        return self.root / "secrets" / "agents"
+
+    def door_socket(self, name: str) -> Path:
+        """Where door `name` listens beside its port: the only way out of `wardline run --contain`."""
+        return self.run / f"{name}.sock"
 
     def password(self, user: str) -> Path:
         """The file that holds the password of the store's `writer` or `reader`."""

@@ -1,9 +1,12 @@
 """Ed25519 keys as files: private PKCS8 PEM, 0600, made at the first start; public PEM, pinned by file on the other side."""
 
+import contextlib
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -15,6 +18,8 @@ from schemas.home import Home
 from schemas.process import private_dir, write_atomic
 
 Verify = Callable[[bytes, bytes], None]
+
+QUERY_KEY_BYTES: Final = 32
 
 
 def loose_mode(path: Path) -> str | None:
@@ -109,6 +114,26 @@ def own_key(home: Home, role: str, name: str) -> Ed25519PrivateKey:
         write_atomic(pin, public)
     elif pin.read_bytes() != public:
         raise OperatorFault(f"{pin}: is not the public half of {path}; remove the one that is wrong")
+    return key
+
+
+def query_key(home: Home) -> bytes:
+    """What the hashes of queries are keyed with, made by whoever asks first.
+
+    Raises OperatorFault when the file has a loose mode or another length.
+    """
+    path = home.query_key
+    if not path.exists():
+        beside = private_dir(path.parent) / f".{path.name}.{secrets.token_hex(8)}"
+        write_atomic(beside, secrets.token_bytes(QUERY_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):  # somebody else was first, and has perhaps hashed with it already
+            os.link(beside, path)
+        beside.unlink()
+    if wrong := loose_mode(path):
+        raise OperatorFault(wrong)
+    key = path.read_bytes()
+    if len(key) != QUERY_KEY_BYTES:
+        raise OperatorFault(f"{path}: has {len(key)} bytes, must have {QUERY_KEY_BYTES}; remove it, and another is made")
     return key
 
 

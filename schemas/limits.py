@@ -83,3 +83,9 @@ ACK_BYTES_MAX: Final = 128 << 10
 
 DOORS_MAX: Final = 256
 """Doors that one acknowledgement names."""
+
+HEADER_BYTES_MAX: Final = 64 * KIB
+"""Bytes of the head of an HTTP request or response at an egress door. A longer one is refused (431) or fails (502)."""
+
+AGENTS_MAX: Final = 100_000
+"""Agents that a host hands to its doors. Reaching it: the board is stale, so nothing is permitted."""

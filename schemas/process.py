@@ -8,7 +8,9 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +22,14 @@ from schemas.errors import OperatorFault
 _PR_SET_PDEATHSIG: Final = 1
 PARENT_POLL_S: Final = 0.8
 """Twice this, the look and the grace, is how long a process may outlive its parent: below the two seconds that are promised."""
+
+OPERATOR: Final = 2
+"""Exit code of a process that somebody must put right first."""
+
+LOG_BYTES_MAX: Final = 16 << 20
+"""Bytes of one log file; then it becomes NAME.log.1 and a new one begins, so a child has at most twice this on disk."""
+
+TAIL_BYTES: Final = 4096
 
 
 def private_dir(path: Path) -> Path:
@@ -81,6 +91,29 @@ def is_alive(pid: int) -> bool:
     except (OSError, IndexError):
         return False
     return state not in "ZX"
+
+
+def unix_socket(path: Path, backlog: int) -> socket.socket:
+    """Listen on `path`, which only this user may open. An old file there is of a process that is gone: we hold the lock.
+
+    Raises OperatorFault where that cannot be.
+    """
+    folder = os.open(private_dir(path.parent), os.O_RDONLY | os.O_DIRECTORY)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        # a socket's address has 107 bytes at most, a home may have more
+        made.bind(f"/proc/self/fd/{folder}/{path.name}")
+        made.listen(backlog)
+    except OSError as fault:
+        made.close()
+        raise OperatorFault(f"{path}: cannot be listened on: {(fault.strerror or str(fault)).lower()}") from fault
+    finally:
+        os.umask(before)
+        os.close(folder)
+    made.setblocking(False)
+    return made
 
 
 class Lock:
@@ -147,3 +180,46 @@ def leave_with_parent() -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="parent-watch", daemon=True).start()
+
+
+def port_problem(listen: str, port: int) -> OSError | None:
+    """Why we could not have a port of an address for ourselves; None when we could.
+
+    Asked without SO_REUSEPORT, which would let the doors of two homes share a port, and clients reach either.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen, port))
+        except OSError as fault:
+            return fault
+    return None
+
+
+# -- what a child prints -------------------------------------------------------------------------------------------------
+
+
+def rotate(path: Path) -> None:
+    """Keep a log within LOG_BYTES_MAX: copy it to NAME.log.1 and empty it, so that whoever has it open can go on.
+
+    A line that is written between the two steps is lost; on a full disk the old log goes without a copy.
+    """
+    try:
+        if path.stat().st_size <= LOG_BYTES_MAX:
+            return
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return
+
+
+def last_line(path: Path) -> str:
+    """The last line that is not empty, or nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -88,7 +88,8 @@ class Decision:
 
     `because` are the determining policy ids, `failed` those that could not be evaluated, `reason` one of
     `permit`, `forbid`, `no-permit`, `chain`, `identity`, `overloaded`, or, whatever policy says, `revoked` (something that is
-    true of the call), `paused` (everything), `stale` (what is revoked is not known).
+    true of the call), `paused` (everything), `stale` (what is revoked is not known), `address` (where its name leads may not be
+    dialled), `malformed` (a request that has no one meaning).
     """
 
     verdict: Verdict = Verdict.DENY

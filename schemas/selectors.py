@@ -98,9 +98,13 @@ def _folded(name: str) -> str:
 
 
 def caller_texts(
-    chain: Sequence[str], *, session: str = "", token: str = "", key: str = "", grant: str = "", issuer: str = ""
-) -> tuple[str, ...]:
-    """The selectors that are true of who makes a call. `chain` is principal uids, root first, the acting one last."""
+    chain: Sequence[str], *, session: str = "", token: str = "", twin: str = "", key: str = "", grant: str = "",
+    issuer: str = "",
+) -> tuple[str, ...]:  # fmt: skip
+    """The selectors that are true of who makes a call. `chain` is principal uids, root first, the acting one last.
+
+    `twin` is the hash of the other text that is the same token, where its signature has two forms.
+    """
     texts: dict[str, None] = {}
     for uid in chain:
         texts[f"principal*:{uid}"] = None
@@ -110,7 +114,8 @@ def caller_texts(
         texts[f"principal:{uid}"] = None
     if chain and chain[-1].startswith('Agent::"'):
         texts[f"agent:{parse_uid(chain[-1])[1]}"] = None
-    for kind, name in (("session", session), ("token", token), ("key", key), ("grant", grant), ("issuer", issuer)):
+    said = (("session", session), ("token", token), ("token", twin), ("key", key), ("grant", grant), ("issuer", issuer))
+    for kind, name in said:
         if name:
             texts[f"{kind}:{name}"] = None
     return tuple(texts)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.contained import NO_NAMESPACES, NO_NFT, NO_PROGRAM
 from tests.support.controlling import NOT_ROOT
 from tests.support.data import NO_DATA
 from tests.support.fulldisk import NO_MOUNT
@@ -21,7 +22,7 @@ settings.load_profile("searching" if os.environ.get("WARDLINE_SEARCH") else "rep
 
 __all__ = ["kafka", "shared_store", "store", "wardline"]
 
-MAY_SKIP = (NO_DATA, NO_MOUNT, NOT_ROOT)
+MAY_SKIP = (NO_DATA, NO_MOUNT, NO_NAMESPACES, NO_NFT, NO_PROGRAM, NOT_ROOT)
 """Why a test may be skipped on a machine that has Java and Maven. On one without, NO_JAVA is one more."""
 
 _skipped: list[str] = []

@@ -77,9 +77,9 @@ def caller_of(call: Call) -> Selectors:
     chain = call.chain
     if chain.too_deep:  # it may be very long, and must not be kept
         return _caller.__wrapped__(
-            chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s
+            chain.principals, call.session, call.token, call.twin, call.key, call.grant, call.issuer, call.issued_s
         )
-    return _caller(chain.principals, call.session, call.token, call.key, call.grant, call.issuer, call.issued_s)
+    return _caller(chain.principals, call.session, call.token, call.twin, call.key, call.grant, call.issuer, call.issued_s)
 
 
 def target_of(call: Call) -> Selectors:
@@ -89,9 +89,10 @@ def target_of(call: Call) -> Selectors:
 
 @lru_cache(_CACHED)
 def _caller(
-    principals: tuple[str, ...], session: str, token: str, key: str, grant: str, issuer: str, issued_s: int
+    principals: tuple[str, ...], session: str, token: str, twin: str, key: str, grant: str, issuer: str, issued_s: int
 ) -> Selectors:
-    return Selectors(caller_texts(principals, session=session, token=token, key=key, grant=grant, issuer=issuer), issued_s)
+    texts = caller_texts(principals, session=session, token=token, twin=twin, key=key, grant=grant, issuer=issuer)
+    return Selectors(texts, issued_s)
 
 
 @lru_cache(_CACHED)

@@ -8,6 +8,9 @@
     a heartbeat that does not agree        `broken`: begin again; the board keeps what it has while that is fresh
     anything refused                       counted; nothing changes
     the board has no room                  it is stale; `broken`: begin again, and give it the whole state
+    an agent comes, changes or goes        its host's agents file says so before the board has the epoch. So a door that
+                                           reads the file when the board has changed knows the agents of what it acknowledges
+    the file cannot be written             as where the board has no room
 
 Freshness is given only while this host is registered with its own key and decides by the policies that control names: a host
 that may not publish, or still runs the policies before, is stale when what it last proved is too old. An epoch is acknowledged
@@ -16,15 +19,16 @@ only when it is on the disk, so that no restart can be shown an older state than
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Final, Protocol
 
 from schemas.ack import Ack, DoorAck
+from schemas.agents import Roll
 from schemas.control import PAUSE, POLICY, Entry
 from schemas.errors import FrameFault, OperatorFault, PeerFault
 from schemas.follower import Beat, Follower
-from schemas.limits import DOORS_MAX
+from schemas.limits import AGENTS_MAX, DOORS_MAX
 
 FORM: Final = "wardline-feed-1"
 REVOCATION: Final = "revocation/"
@@ -91,9 +95,13 @@ class Obey:
     """The state of one host. Times are given: `*_ns` are CLOCK_MONOTONIC, `wall_ns` is since 1970."""
 
     def __init__(
-        self, follower: Follower, board: BoardLike, *, host: str, key: str, stale_ns: int, floors: Floors | None = None
-    ) -> None:
-        """`key` is the host's own public key, hex. `floors` is what the last run kept; the follower must have its numbers."""
+        self, follower: Follower, board: BoardLike, *, host: str, key: str, stale_ns: int, floors: Floors | None = None,
+        write_agents: Callable[[bytes], None],
+    ) -> None:  # fmt: skip
+        """`key` is the host's own public key, hex. `floors` is what the last run kept; the follower must have its numbers.
+
+        `write_agents` replaces the file that the doors know the agents by; it raises PeerFault where it cannot.
+        """
         self.follower = follower
         self.host = host
         self.state = "joining"
@@ -116,6 +124,8 @@ class Obey:
         self.until_ns = 0
         """The board is fresh until then."""
         self._board = board
+        self._write_agents = write_agents
+        self._roll = Roll()
         self._key = key
         self._stale_ns = stale_ns
         self._kept = floors or Floors()
@@ -207,6 +217,7 @@ class Obey:
         """The whole state, in one step. The policies stay those that were in force until the others are here."""
         revoked: list[tuple[str, int]] = []
         self._workers, self._enforcers, self._wanted, self.paused = {}, {}, None, False
+        self._roll.clear()
         for entry in self.follower.entries():
             if entry.kind == "revocation":
                 revoked.append((entry.name, _not_before(entry)))
@@ -214,6 +225,8 @@ class Obey:
                 self._note(entry)
         self._keys = self._named_keys()
         self._refile()
+        if not self._agents_written():
+            return
         try:
             self._board.replace(revoked, epoch=self.follower.epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
         except PeerFault as fault:
@@ -234,6 +247,8 @@ class Obey:
             if entry.kind == "key" and not self._gap:
                 self._keys = self._named_keys()
         self._refile()
+        if entry.kind == "agent" and not self._agents_written():
+            return
         self._change(revoke, lift, wall_ns)
         self._grant()
 
@@ -243,6 +258,8 @@ class Obey:
             self.paused = entry.value is not None
         elif entry.key == POLICY:
             self._wanted = None if entry.value is None else entry
+        elif entry.kind == "agent":
+            self._roll.take(entry)
         elif entry.kind in ("worker", "enforcer"):
             held = self._workers if entry.kind == "worker" else self._enforcers
             public = entry.registered.hex()
@@ -257,6 +274,8 @@ class Obey:
             self.policy = ""
 
     def _change(self, revoke: Iterable[tuple[str, int]], lift: Iterable[str], wall_ns: int) -> None:
+        if self._unfit:
+            return  # it lacks something, and is stale until it gets everything
         epoch = self.epoch if self._gap else self.follower.epoch
         try:
             self._board.change(revoke, lift, epoch=epoch, paused=self.paused, policy=bytes.fromhex(self.policy))
@@ -265,6 +284,21 @@ class Obey:
             return
         if epoch > self.epoch:
             self.epoch, self.applied_ns = epoch, wall_ns
+
+    def _agents_written(self) -> bool:
+        """Have the doors know the agents before the board says that they do; where that cannot be, the board is stale.
+
+        A crash behind it: the doors know some agents a little early, by a board that nobody keeps fresh any more.
+        """
+        try:
+            if len(self._roll) > AGENTS_MAX:
+                raise PeerFault(f"there are {len(self._roll)} agents, limit is {AGENTS_MAX}")
+            self._write_agents(self._roll.encode(self.follower.epoch))
+        except PeerFault as fault:
+            self._board.fresh(0)
+            self._fail(fault)
+            return False
+        return True
 
     def _fail(self, fault: PeerFault) -> None:
         """The board could not be changed and is stale: the whole state is read and given to it again."""

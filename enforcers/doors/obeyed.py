@@ -1,11 +1,14 @@
-"""What a door obeys now, and its word on that: the board that it reads, the policies that the board names, its `seen`.
+"""What a door obeys now, and its word on that: the board that it reads, the policies that the board names, the agents that its
+host knows by then, its `seen`.
 
 Everything here is done by the thread that decides, and nothing between a decision and its record. So `seen` holds by
 construction: a decision that is recorded after `seen` was written was made after a look at a board of at least that epoch, by
-the policies that `seen` names or later ones.
+the policies that `seen` names or later ones. The host writes its agents before the board: a door that reads them behind a look
+at the board knows those of its epoch. Who was known before that look must be asked about again before a call is decided.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +27,11 @@ LATE_S: Final = 2.0
 class Obeyed:
     """One door's view of its host's board."""
 
-    def __init__(self, board: Path, bundles: Path, folder: Path) -> None:
+    def __init__(self, board: Path, bundles: Path, folder: Path, agents: Callable[[], bool] | None = None) -> None:
         """`bundles` holds the host's policies; the door's word goes to `seen` in its own `folder`.
+
+        `agents` reads the agents again if they have changed, and says whether they are known: nothing is acknowledged before.
+        A door that need not know any has none.
 
         Raises PeerFault when the disk has no room for that.
         """
@@ -35,6 +41,10 @@ class Obeyed:
         self.standing = Standing.STALE
         """Of nobody in particular, at the last look: GO, STALE or PAUSED."""
         self._seen = SeenWriter(str(folder))
+        self._agents = agents
+        self._known = agents is None
+        self._read: tuple[int, int] | None = None
+        """Generation and epoch of the board when the agents were last read."""
         self._said: tuple[int, bytes | None] | None = None
         self._agreed = 0.0
         """When the policies in use last were those that a board had that was not stale."""
@@ -43,8 +53,9 @@ class Obeyed:
 
     @property
     def may_decide(self) -> bool:
-        """Whether there is something to decide by: the board was fresh once, and its policies are ready, or will soon be."""
-        return self.matchers.policy is not None and not self._late
+        """Whether there is something to decide by: the board was fresh once, its policies are ready, or will soon be, and the
+        agents are known."""
+        return self.matchers.policy is not None and not self._late and self._known
 
     def look(self, *, wait: bool = False) -> Standing:
         """Read the board without a call, then `follow`. With `wait`, new policies are made ready at once, here."""
@@ -61,16 +72,23 @@ class Obeyed:
         may find that its policies are not wanted since long: then it decides nothing before the others are ready.
         """
         board, matchers, now = self.board, self.matchers, time.monotonic()
+        read = False
+        # an entry behind a gap in the log changes the board and leaves its epoch; a new board may have an old generation
+        if self._agents is not None and self._read != (at := (board.generation, board.epoch)):
+            self._known = self._agents()
+            if not self._known:
+                return False
+            self._read, read = at, True
         if self._said == (board.epoch, board.policy):
             self._agreed = now
-            return False
+            return read
         matchers.follow(board.policy, wait=wait)
         if matchers.policy == board.policy:
             self._agreed = now
         was, self._late = self._late, now - self._agreed > LATE_S
         said = (board.epoch, matchers.policy)
         if said == self._said or matchers.policy is None:
-            return was != self._late
+            return read or was != self._late
         self.gate.matcher = matchers.current
         self._seen.write(board.epoch, matchers.policy, time.time_ns())
         self._said = said

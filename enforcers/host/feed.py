@@ -1,4 +1,5 @@
-"""The host's ear: reads the topic `control` and has `Obey` tell the board, and keeps on the disk what must not be forgotten.
+"""The host's ear: reads the topic `control`, has `Obey` tell the board and the doors who the agents are, and keeps on the disk
+what must not be forgotten.
 
     read   from the beginning, or where the last consumer stopped; a few hundred messages, then the others of this loop
     ask    again and again: where does the log end? What comes behind the answer was written after the question. So nobody
@@ -105,7 +106,21 @@ class Feed:
         keys = keys or control_pins(self._home)
         self._may_believe = bool(keys)
         follower = Follower(keys, epoch=kept.epoch, counter=kept.counter)
-        return Obey(follower, self._board, host=self._name, key=self._key, stale_ns=self._stale_ns, floors=self._floors)
+        return Obey(
+            follower, self._board, host=self._name, key=self._key, stale_ns=self._stale_ns, floors=self._floors,
+            write_agents=self._write_agents,
+        )  # fmt: skip
+
+    def _write_agents(self, data: bytes) -> None:
+        """For the doors. Not synced: after a loss of power it is written again before any board is fresh.
+
+        A crash inside: the file from before stays, and so does the board.
+        """
+        path = self._home.agents(self._name)
+        try:
+            write_atomic(path, data, sync=False)
+        except OSError as fault:
+            raise PeerFault(f"{path}: cannot be written: {(fault.strerror or str(fault)).lower()}") from fault
 
     # -- what others ask ---------------------------------------------------------------------------------------------
 

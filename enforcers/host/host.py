@@ -1,7 +1,7 @@
 """The process `wardline enforce`: seals, sends, obeys control for its doors, and says how far it is.
 
 It holds the frame key, no door does. Started alone or by a supervisor, it first makes its state whole (checkpoint, boxes, dead
-doors) with the code that runs all the time, and is `ready` once its doors may decide.
+doors) with the code that runs all the time, and is `ready` once its doors may decide and listen, or say why they do not.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from enforcers.host.bundles import Finder, Shelf
 from enforcers.host.clients import Broker
 from enforcers.host.engine import Engine
 from enforcers.host.feed import Feed
+from enforcers.host.keeper import Keeper
 from enforcers.host.link import Link
 from ext.board import BoardWriter
 from schemas.config import Config
@@ -49,17 +50,22 @@ LAG = Gauge("wardline_host_records", "Records since start", ["stage"])
 DISK = Gauge("wardline_host_bytes", "Bytes on disk", ["what"])
 
 
-def run(home: Home, config: Config, *, name: str, metrics_port: int = 0, adopt: bool = True) -> int:
-    """Run one enforcer host until SIGTERM or SIGINT; returns the exit code.
+def run(
+    home: Home, config: Config, *, name: str, metrics_port: int = 0, adopt: bool = True, doors: int = 0, egress_port: int = 0
+) -> int:  # fmt: skip
+    """Run one enforcer host until SIGTERM or SIGINT, with so many egress doors of its own; returns the exit code.
 
-    What its doors obey comes from control. Raises OperatorFault when the host is held by another process or its state is
-    damaged.
+    What its doors obey comes from control. Raises OperatorFault when the host is held by another process, its state is
+    damaged, or the doors' port is not to be had.
     """
-    return uvloop.run(_Host(home, config, name, metrics_port, adopt).main())
+    keeper = Keeper(home, config, name, doors=doors, port=egress_port)
+    return uvloop.run(_Host(home, config, name, metrics_port, adopt, keeper).main())
 
 
 class _Host:
-    def __init__(self, home: Home, config: Config, name: str, metrics_port: int, adopt: bool) -> None:
+    def __init__(
+        self, home: Home, config: Config, name: str, metrics_port: int, adopt: bool, keeper: Keeper
+    ) -> None:  # fmt: skip
         self._home = home
         self._config = config
         self._name = name
@@ -67,6 +73,7 @@ class _Host:
         self._feed: Feed | None = None
         self._metrics_port = metrics_port
         self._adopt = adopt
+        self._keeper = keeper
         self._boot = _make_boot()
         self._engines: dict[str, Engine] = {}
         self._unheld: dict[str, int] = {}
@@ -86,6 +93,7 @@ class _Host:
         if lock is None:
             self._home.run_file(self._name).unlink(missing_ok=True)
             return 0
+        await self._keeper.bind()
         self._engines[self._name] = self._engine(self._name, lock)
         own = self._engines[self._name]
         board = BoardWriter(str(self._home.board(self._name)), self._boot)
@@ -97,7 +105,10 @@ class _Host:
         doors = Doors(self._home.host(self._name) / "doors", own.ended)
         acks = Acks(broker, feed, doors, boot=self._boot, sign=own.sign, lag=own.lag)
         link = Link(self._home, self._config, broker, feed, lambda: list(self._engines.values()))
-        jobs = [finder.run(), acks.look(), acks.publish(), link.send(), link.hear(), self._seal(link), self._say_all()]
+        jobs = [
+            finder.run(), acks.look(), acks.publish(), link.send(), link.hear(), self._seal(link), self._keeper.run(),
+            self._say_all(),
+        ]  # fmt: skip
         if self._adopt:
             jobs.append(self._adopt_all())
         obeying = [asyncio.create_task(job) for job in (feed.run(), feed.keep())]
@@ -108,6 +119,7 @@ class _Host:
         code = 0
         if stopping in done:
             self._say("stopping")
+            await self._keeper.stop()  # first: what they record last is sealed and stored below
             if await self._last_words(tasks):
                 log.info("everything is stored")
             else:
@@ -117,6 +129,7 @@ class _Host:
                 task.cancel()
             board.fresh(0)
             await acks.last_word()
+        await self._keeper.stop()
         for task in tasks:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 # a crash of any part is a crash of the host: the next start makes it whole from disk
@@ -222,12 +235,13 @@ class _Host:
     async def _say_all(self) -> None:
         ready = False
         while True:
-            ready = ready or (self._feed is not None and self._feed.obey.state != "joining")
+            heard = self._feed is not None and self._feed.obey.state != "joining"
+            ready = ready or (heard and self._keeper.settled)
             self._say("stopping" if self._stop.is_set() else "ready" if ready else "starting")
             await asyncio.sleep(SAY_S)
 
     def _say(self, state: str) -> None:
-        said: dict[str, Any] = {**self._fixed, "state": state, "boot": f"{self._boot:016x}"}
+        said: dict[str, Any] = {**self._fixed, "state": state, "boot": f"{self._boot:016x}", **self._keeper.said()}
         if self._feed is not None:
             digest = self._feed.obey.policy
             said |= {"policy_digest": digest, "bundle": str(self._shelf.path(digest)) if digest else "", **self._feed.said()}

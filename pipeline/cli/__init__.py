@@ -2,10 +2,16 @@
 
 `main` is the parser and the last place where an error becomes one line; `common` finds the home and the configuration;
 `processes` runs each process alone, `up` all of them under `supervise`; `status` says how they are; `replay` feeds recorded
-calls through a host that `replayhost` starts and its `replaydoors`, and `replayview` shows how far it is; `sql` asks the store;
-`policy` checks policy files, and says which are in force.
+calls through a host that `replayhost` starts and its `replaydoors`, and `replayview` shows how far it is; `policy` checks
+policy files, and says which are in force.
+
+What was recorded is asked for through `asking`: `calls` lists calls, and by `arrivals` follows them as they come; `explain`
+says what one means, in the words of `explained` and with its policies by `policytext`; `inventory` lists who and what was
+seen, `top` what goes on now; `sql` asks the store anything.
 
 What changes for everybody goes to control through `controlclient`, and `applied` says who obeys it: `agent` for who may act,
 `revoke` and `pause` for what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs
-with, `audit` for who changed what. `deadletter` handles frames that were refused.
+with, `audit` for who changed what. `run` runs a program as an agent: `doors` finds it a door, `credential` what proves it,
+`proxyenv` its environment, and the package `contain` keeps it where the door is the only way out. `deadletter` handles frames
+that were refused.
 """

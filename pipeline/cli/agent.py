@@ -1,7 +1,7 @@
 """`wardline agent add | list | show | remove | rotate`: who may act, and the credential that proves it.
 
 A credential is made here, 32 random bytes, and printed once. What leaves this process is its scrypt hash, so control, its
-journal, the log and whoever reads them never had it.
+journal, the log and whoever reads them never had it. With `--keep` it is written into the home instead, for `wardline run`.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from pipeline.cli.applied import add_waiting, report
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, printable, table
-from pipeline.cli.controlclient import PAGE, Control, name_of
+from pipeline.cli.controlclient import PAGE, Change, Control, Unsettled, name_of
+from pipeline.cli.credential import Keeper, forget
 from schemas.errors import OperatorFault
 
 SECRET_BYTES: Final = 32
@@ -52,6 +53,8 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     add_waiting(remove)
     rotate = inner.add_parser("rotate", parents=[where], help="a new credential; the old one ends", allow_abbrev=False)
     rotate.set_defaults(run=run_rotate)
+    for made in (add, rotate):
+        made.add_argument("--keep", action="store_true", help="keep the credential in this home (0600), for `wardline run`")
     for named in (show, remove, rotate):
         named.add_argument("name", metavar="NAME", help="the agent")
 
@@ -74,31 +77,58 @@ def _control(args: argparse.Namespace) -> Control:
 
 
 def run_add(args: argparse.Namespace) -> int:
-    """`wardline agent add`: the secret is the last line of stdout, and is nowhere else."""
-    secret = make_secret()
-    change = _control(args).change(
-        "agent-add", name=args.name, owner=args.owner, secret=scrypt_of(secret, secrets.token_bytes(SALT_BYTES)), subs=args.sub,
-        spiffe=args.spiffe,
-    )  # fmt: skip
-    print(f"added agent `{args.name}` as epoch {change.epoch}; its credential, shown this once:")
-    print(secret)
+    """`wardline agent add`: the secret is the last line of stdout, and is nowhere else; or in the home, with `--keep`."""
+    change, secret = _with_secret(args, "agent-add", owner=args.owner, subs=args.sub, spiffe=args.spiffe)
+    print(f"added agent `{args.name}` as epoch {change.epoch}; {_where(args)}")
+    if not args.keep:
+        print(secret)
     return 0
 
 
 def run_rotate(args: argparse.Namespace) -> int:
-    """`wardline agent rotate`: as `add`."""
-    secret = make_secret()
-    change = _control(args).change("agent-rotate", name=args.name, secret=scrypt_of(secret, secrets.token_bytes(SALT_BYTES)))
-    print(f"agent `{args.name}` has a new credential as epoch {change.epoch}, shown this once; the old one has ended:")
-    print(secret)
+    """`wardline agent rotate`: as `add`. A credential that was kept is replaced by the new one, or removed with the old."""
+    change, secret = _with_secret(args, "agent-rotate")
+    print(f"agent `{args.name}` has a new credential as epoch {change.epoch}, the old one has ended; {_where(args)}")
+    if not args.keep:
+        forget(home_of(args), args.name)
+        print(secret)
     return 0
+
+
+def _where(args: argparse.Namespace) -> str:
+    if args.keep:
+        return f"its credential is in {Keeper(home_of(args), args.name).path}"
+    return "its credential, shown this once:"
+
+
+def _with_secret(args: argparse.Namespace, do: str, **fields: Any) -> tuple[Change, str]:
+    """Ask for a change that gives an agent a new credential; with `--keep` it is on disk before control knows of it."""
+    home = home_of(args)
+    control = Control(home, config_of(args, home))
+    secret = make_secret()
+    keeper = Keeper(home, args.name) if args.keep else None
+    if keeper is not None:
+        keeper.write(secret)
+    try:
+        change = control.change(do, name=args.name, secret=scrypt_of(secret, secrets.token_bytes(SALT_BYTES)), **fields)
+    except Unsettled:
+        raise  # it may be in force: what was written beside stays
+    except BaseException:
+        if keeper is not None:
+            keeper.drop()
+        raise
+    if keeper is not None:
+        keeper.settle()
+    return change, secret
 
 
 def run_remove(args: argparse.Namespace) -> int:
     """`wardline agent remove`: 0 when every door refuses it, else 1."""
     config = config_of(args, home := home_of(args))
     control = Control(home, config)
-    return report(control, config, args, control.change("agent-remove", name=args.name), f"removed agent `{args.name}`")
+    change = control.change("agent-remove", name=args.name)
+    forget(home, args.name)  # a crash before this leaves a credential that proves nothing any more
+    return report(control, config, args, change, f"removed agent `{args.name}`")
 
 
 def run_list(args: argparse.Namespace) -> int:

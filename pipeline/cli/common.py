@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from schemas.config import Config, load_config
 from schemas.errors import OperatorFault
 from schemas.home import Home
+from schemas.keys import query_key
 from schemas.process import private_dir, read_run_file
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -70,7 +71,7 @@ def home_of(args: argparse.Namespace) -> Home:
 
 
 def open_home(home: Home) -> None:
-    """Make the home, 0700. Raises OperatorFault when that cannot be.
+    """Make the home, 0700, and the key of its queries' hashes in it. Raises OperatorFault when that cannot be.
 
     An empty folder that somebody made for us becomes private too. One with something in it keeps its mode, since it may not be
     ours alone; `wardline status` warns of it.
@@ -79,6 +80,7 @@ def open_home(home: Home) -> None:
         private_dir(home.root)
         if not any(home.root.iterdir()):
             home.root.chmod(0o700)
+        query_key(home)
     except OSError as fault:
         raise OperatorFault(f"{home.root}: cannot be the home: {(fault.strerror or str(fault)).lower()}") from fault
 

@@ -1,8 +1,8 @@
 """`wardline enforcer` and `wardline worker`: who may publish, on this machine and on others.
 
-An enrolment file takes one name to another machine: its own private key, the control keys that it believes, and where the
-broker is. `wardline enforce --enrol FILE` and `wardline work --enrol FILE` put it into place there; a later start finds it and
-changes nothing.
+An enrolment file takes one name to another machine: its own private key, the control keys that it believes, where the broker
+is, and for an enforcer the key of the queries' hashes, so that one query has one hash wherever it was made. `wardline enforce
+--enrol FILE` and `wardline work --enrol FILE` put it into place there; a later start finds it and changes nothing.
 """
 
 import argparse
@@ -24,7 +24,17 @@ from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.keys import loose_mode, parse_private, parse_public, pinned, private_pem, public_pem, raw_public
+from schemas.keys import (
+    QUERY_KEY_BYTES,
+    loose_mode,
+    parse_private,
+    parse_public,
+    pinned,
+    private_pem,
+    public_pem,
+    query_key,
+    raw_public,
+)
 from schemas.process import private_dir, write_atomic
 from schemas.vocabulary import shown
 
@@ -48,12 +58,15 @@ class Enrolment:
     control: dict[str, bytes]
     """Key id -> raw public key."""
     kafka: Kafka
+    query: bytes = b""
+    """What an enforcer's doors key the hashes of queries with; a worker has none."""
 
     def encode(self) -> bytes:
         """The file."""
         said = {
             "form": FORM, "role": self.role, "name": self.name, "key": private_pem(self.key).decode(),
             "control": {key_id: public_pem(raw).decode() for key_id, raw in self.control.items()}, "kafka": asdict(self.kafka),
+            "query": self.query.hex(),
         }  # fmt: skip
         return json.dumps(said, indent=2).encode() + b"\n"
 
@@ -97,7 +110,8 @@ def run_add(args: argparse.Namespace) -> int:
     keys = {name_of(entry): bytes.fromhex(entry["value"]["public"]) for entry in control.live("key")}
     key = Ed25519PrivateKey.generate()
     path = Path(args.out or f"{name}.enrol")
-    data = Enrolment(role=args.role, name=name, key=key, control=keys, kafka=config.kafka).encode()
+    query = query_key(home) if args.role == "enforcer" else b""
+    data = Enrolment(role=args.role, name=name, key=key, control=keys, kafka=config.kafka, query=query).encode()
     # before the change: where this process ends in between, there is a file whose key nobody believes
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -215,12 +229,15 @@ def read(path: Path, role: str) -> Enrolment:
         control = {str(key_id): parse_public(pem.encode()) for key_id, pem in said["control"].items()}
         if not control or any(key_id_of(raw).hex() != key_id for key_id, raw in control.items()):
             raise ValueError("control")
+        query = bytes.fromhex(said["query"])
+        if len(query) != (QUERY_KEY_BYTES if own == "enforcer" else 0):
+            raise ValueError("query")
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise OperatorFault(f"{path}: is no enrolment file of this version") from fault
     if own != role:
         raise OperatorFault(f"{path}: enrols a {own}: run `wardline {_command(own)} --enrol` with it")
     key = parse_private(pem.encode(), path)
-    return Enrolment(role=role, name=check_name(name, role), key=key, control=control, kafka=kafka)
+    return Enrolment(role=role, name=check_name(name, role), key=key, control=control, kafka=kafka, query=query)
 
 
 def install(home: Home, path: Path, role: str, servers: str | None) -> str:
@@ -240,6 +257,9 @@ def install(home: Home, path: Path, role: str, servers: str | None) -> str:
         write_atomic(private_dir(key_file.parent) / key_file.name, pem)
     elif parse_private(key_file.read_bytes(), key_file).private_bytes_raw() != enrolment.key.private_bytes_raw():
         raise OperatorFault(f"{key_file}: is another key than that of {path}; remove the one that is wrong")
+    if enrolment.query and (not home.query_key.exists() or home.query_key.read_bytes() != enrolment.query):
+        # the one that a home makes for itself hashes like nobody else's, so it gives way
+        write_atomic(private_dir(home.query_key.parent) / home.query_key.name, enrolment.query)
     for key_id, raw in {} if known else enrolment.control.items():
         write_atomic(private_dir(home.trusted("control")) / f"{key_id}.pub", public_pem(raw))
     load_config(home.config)  # what is there must be right before anything is added to it

@@ -8,13 +8,35 @@ import traceback
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pipeline.cli import agent, audit, deadletter, enrol, keys, pause, policy, processes, replay, revoke, sql, status, up
+from pipeline.cli import (
+    agent,
+    audit,
+    calls,
+    deadletter,
+    enrol,
+    explain,
+    inventory,
+    keys,
+    pause,
+    policy,
+    processes,
+    replay,
+    revoke,
+    run,
+    sql,
+    status,
+    top,
+    up,
+)
 from pipeline.cli.common import home_option
 from pipeline.cli.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
-MODULES: Final = (up, status, replay, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter, processes)
+MODULES: Final = (
+    up, status, run, replay, calls, explain, inventory, top, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter,
+    processes,
+)  # fmt: skip
 """In the order of `wardline --help`."""
 
 CRASHED: Final = 1
@@ -45,11 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never lets a traceback through for an error that is somebody's to put right."""
     leave_with_parent()  # before anything slow: our parent may end while we import
-    os.umask(0o077)
+    umask = os.umask(0o077)
     logging.getLogger().addHandler(logging.NullHandler())  # a client library's warnings are no business of the user's
     supervised = False
     try:
         args = build_parser().parse_args(argv)
+        args.umask = umask  # of whoever called us, for a program that is theirs
         supervised = args.process and "WARDLINE_PARENT" in os.environ
         return int(args.run(args))
     except WardlineError as fault:

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 SLOTS_MAX: Final = 1024
 """Workers, enforcers or replays of one home at a time."""
 
+EGRESS_DOORS_MAX: Final = 64
+"""Egress doors of one host, as `egress.doors` says too."""
+
 HOST_NAME: Final = re.compile(r"(enforce|replay)-[1-9][0-9]{0,4}")
 
 
@@ -60,6 +63,9 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     which.add_argument("--slot", type=slot, metavar="N", help="this host's number (default: the first that is free)")
     which.add_argument("--name", help="this host's whole name, `enforce-N`")
     which.add_argument("--enrol", metavar="FILE", help="be the host of this enrolment file")
+    enforce.add_argument("--doors", type=doors, metavar="N", help="egress doors, on one port (default: egress.doors)")
+    text = "the doors' port, 0 for a free one (default: egress.port for enforce-1, the next one for enforce-2, and so on)"
+    enforce.add_argument("--egress-port", type=port, metavar="P", help=text)
     enforce.add_argument("--no-adopt", action="store_true", help=argparse.SUPPRESS)  # a replay's host looks after itself alone
     add_kafka(enforce)
     enforce.set_defaults(run=run_enforce, process=True)
@@ -72,6 +78,13 @@ def port(text: str) -> int:
     """A port number, 0 for a free one."""
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"`{text}` is not a port, 0 to 65535")
+    return int(text)
+
+
+def doors(text: str) -> int:
+    """A number of egress doors, from 0."""
+    if not text.isascii() or not text.isdigit() or int(text) > EGRESS_DOORS_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 0 to {EGRESS_DOORS_MAX}")
     return int(text)
 
 
@@ -229,8 +242,25 @@ def run_enforce(args: argparse.Namespace) -> int:
         except PeerFault as fault:
             # calls are recorded all the same: the outbox keeps them until the broker is there
             log.warning("%s; records wait in the outbox", fault)
-        return host.run(home, config, name=name, metrics_port=args.metrics_port, adopt=not args.no_adopt)
+        own = 0 if name.startswith("replay-") else config.egress.doors if args.doors is None else args.doors
+        return host.run(
+            home, config, name=name, metrics_port=args.metrics_port, adopt=not args.no_adopt, doors=own,
+            egress_port=egress_port(config, name) if args.egress_port is None else args.egress_port,
+        )  # fmt: skip
     finally:
         lock.release()
+
+
+def egress_port(config: Config, name: str) -> int:
+    """The port of the doors of a host: each `enforce-N` of a machine has its own, 0 stays 0.
+
+    Raises OperatorFault where there is none left.
+    """
+    first = config.egress.port
+    number = name.removeprefix("enforce-")
+    wanted = first + int(number) - 1 if first and number.isascii() and number.isdigit() else first
+    if wanted > 65535:
+        raise OperatorFault(f"egress.port: {first} leaves no port for {name}, highest port is 65535")
+    return wanted
 
 

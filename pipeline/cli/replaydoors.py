@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from enforcers.doors.feeder import GO, STOPPED, Orders
+from enforcers.doors.names import claim_name
 from enforcers.doors.progress import DoorRun, Progress
 from enforcers.doors.recorded import CallFile
-from pipeline.cli.supervise import OPERATOR, last_line, rotate
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import Lock, private_dir
+from schemas.process import OPERATOR, Lock, last_line, private_dir, rotate
 from schemas.records import make_boot
 
 DOORS_MAX: Final = 64
 """Doors of one replay."""
-
-NAMES_MAX: Final = 1024
-"""Doors of one home at a time."""
 
 PIPE_BYTES: Final = 1 << 16
 
@@ -134,7 +131,7 @@ class ReplayDoors:
             for part in left:
                 boot = f"{make_boot(int(time.time()), secrets.randbits(32)):016x}"
                 entry = DoorRun(host=host, boot=boot, part=part)
-                self.doors.append(_Door(home, *self._claim_name(), entry))
+                self.doors.append(_Door(home, *claim_name(home), entry))
                 self._orders.append(
                     Orders(host=host, boot=boot, file=file.checked(), part=part, parts=run.parts, after=progress.done(part),
                            rate=rate / run.parts)
@@ -143,18 +140,6 @@ class ReplayDoors:
         except OperatorFault:
             self.close()
             raise
-
-    def _claim_name(self) -> tuple[str, Lock]:
-        # a claim beside the door's own lock, as for hosts: a door of a replay that was killed may still hold that for a moment
-        for n in range(1, NAMES_MAX + 1):
-            claim, own = Lock(self._home.replay / f"door-{n}.lock"), Lock(self._home.run / f"door-{n}.lock")
-            if claim.take():
-                free = own.take()
-                own.release()
-                if free:
-                    return f"door-{n}", claim
-                claim.release()
-        raise OperatorFault(f"all {NAMES_MAX} names `door-N` of `{self._home.root}` are held")
 
     def start(self) -> None:
         """Start them all."""

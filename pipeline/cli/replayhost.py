@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.processes import SLOTS_MAX
-from pipeline.cli.supervise import OPERATOR, last_line, rotate
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import Lock, private_dir, read_run_file
+from schemas.process import OPERATOR, Lock, last_line, private_dir, read_run_file, rotate
 
 DELAY_FIRST_S: Final = 0.2
 DELAY_MAX_S: Final = 5.0

@@ -21,8 +21,8 @@ _SPAN: Final = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the three."""
-    revoke = commands.add_parser("revoke", parents=[common], help="refuse an agent, key, token, ... everywhere, at once",
-                                 allow_abbrev=False)  # fmt: skip
+    text = "refuse an agent, key, token, ... everywhere, at once, and cut its open tunnels"
+    revoke = commands.add_parser("revoke", parents=[common], help=text, description=text, allow_abbrev=False)
     _add_selector(revoke)
     revoke.add_argument("--reason", required=True, metavar="TEXT", help="why, for whoever reads the audit")
     revoke.add_argument("--for", dest="span", type=span, default=0, metavar="TIME",

@@ -28,8 +28,11 @@ WAIT_POLL_S: Final = 0.2
 STORE_WAIT_S: Final = 5
 STAGES: Final = ("spooled", "sealed", "sent", "stored")
 OWN_FIELDS: Final = ("name", "pid", "state", "address", "metrics")
-BLOCKERS: Final = ("full", "waits_for")
-"""What a host and a worker say when they cannot go on, in their own words."""
+DOOR_FIELDS: Final = ("host", "boot", "socket", "calls", "refused", "open", "tunnels", "epoch")
+"""What a door says beside those, where it does; the `address` of one that is a proxy is the proxy's."""
+
+BLOCKERS: Final = ("full", "waits_for", "fault")
+"""What a host, a worker and a door say when they cannot go on, or not with what is wanted, in their own words."""
 
 CONTROL_FIELDS: Final = (
     "state", "epoch", "published", "counter", "digest", "live", "problem", "policy_digest", "policy_problem",
@@ -100,8 +103,19 @@ def expected(home: Home, config: Config) -> list[str]:
     """The processes that must live here: what a living `up` has planned, or else whatever was started alone.
 
     What was started alone and was killed has left its run file, so it still counts. A home needs control, a worker and an
-    enforcer, and the embedded ends unless the configuration names servers; one that was enrolled, what was enrolled.
+    enforcer, and the embedded ends unless the configuration names servers; one that was enrolled, what was enrolled. The doors
+    of a living host count too.
     """
+    names = _expected(home, config)
+    return [*names, *(door["name"] for name in names for door in _doors(read_run_file(home.run_file(name))))]
+
+
+def _doors(said: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What a living host says of the egress doors that it keeps."""
+    return list(said.get("doors") or ()) if said is not None and said["alive"] else []
+
+
+def _expected(home: Home, config: Config) -> list[str]:
     said = read_run_file(home.run_file("up"))
     if said is not None and said["alive"]:
         return [str(name) for name in said["names"]]
@@ -150,6 +164,8 @@ def _process(home: Home, name: str) -> dict[str, Any]:
         shown["state"] = "stopped"  # by SIGSTOP or a debugger: it says of itself what it last said
     elif shown["state"] == "ready" and (feed := _feed(said)).get("state", "ready") != "ready":
         shown["state"] = feed["state"]  # a host that was ready and has heard nothing of control since
+    if name.startswith("door-"):
+        return shown | {key: said[key] for key in DOOR_FIELDS if key in said}
     if said.get("policy_digest"):
         shown["policy_digest"] = said["policy_digest"]
     return shown
@@ -209,6 +225,7 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
             value = figures.get(stage)
             found.lag[stage] += value if isinstance(value, int) else 0
     found.blocked += [f"{name}: {said[key]}" for key in BLOCKERS if said.get(key)]
+    found.blocked += [f"{door['name']}: {door['why']}" for door in _doors(said) if door["why"]]
     if why := (feed := _feed(said)).get("why"):
         found.blocked.append(f"{name}: {feed['state'] + ': ' if 'state' in feed else ''}{why}")
     found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
@@ -308,9 +325,9 @@ def neighbours(uid: int) -> list[str]:
 
 def render(found: Status) -> str:
     """The status as text."""
-    rows = [(p["name"], p["state"], str(p["pid"] or "-"), p["address"]) for p in found.processes]
-    rows += [(name, "server", "-", address) for name, address in found.servers.items()]
-    wide = [max(len(row[n]) for row in rows) for n in range(4)]
+    rows = [(p["name"], p["state"], str(p["pid"] or "-"), p["address"], _load(p)) for p in found.processes]
+    rows += [(name, "server", "-", address, "") for name, address in found.servers.items()]
+    wide = [max(len(row[n]) for row in rows) for n in range(5)]
     lines = [f"{'ready' if found.ready else 'NOT READY'}  {found.home}", ""]
     lines += ["  " + "  ".join(text.ljust(wide[n]) for n, text in enumerate(row)).rstrip() for row in rows]
     lag, disk = found.lag, found.disk
@@ -328,6 +345,14 @@ def render(found: Status) -> str:
     lines += [f"  BLOCKED       {line}" for line in found.blocked]
     lines += [f"  WARNING       {line}" for line in found.warnings]
     return "\n".join(lines)
+
+
+def _load(process: dict[str, Any]) -> str:
+    """What a door has to do: its calls since its start, and the tunnels that are open."""
+    if process.get("calls") is None:
+        return ""
+    tunnels = process.get("tunnels")
+    return f"{process['calls']:,} calls" + ("" if tunnels is None else f", {tunnels:,} tunnels open")
 
 
 def _control_line(control: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ children end too: they watch it (`schemas.process.leave_with_parent`).
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Final
 
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import private_dir, read_run_file
+from schemas.process import OPERATOR, last_line, private_dir, read_run_file, rotate
 
 TICK_S: Final = 0.1
 START_S: Final = 90.0
@@ -39,17 +38,10 @@ LOOP_DEATHS: Final = 5
 AGAIN: Final = 75
 """Exit code of a process that wants to be started again at once."""
 
-OPERATOR: Final = 2
-"""Exit code of a process that somebody must put right first."""
-
 SAME_SIGNAL_S: Final = 0.5
 """A terminal and a wrapper may both pass one Ctrl-C on; what comes this soon is no second one."""
 
-LOG_BYTES_MAX: Final = 16 << 20
-"""Bytes of one log file; then it becomes NAME.log.1 and a new one begins, so a child has at most twice this on disk."""
-
 LOG_LOOK_S: Final = 5.0
-TAIL_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -265,29 +257,3 @@ class Supervisor:
             assert child.process is not None
             child.process.wait()
             child.process = None
-
-
-def rotate(path: Path) -> None:
-    """Keep a log within LOG_BYTES_MAX: copy it to NAME.log.1 and empty it, so that whoever has it open can go on.
-
-    A line that is written between the two steps is lost; on a full disk the old log goes without a copy.
-    """
-    try:
-        if path.stat().st_size <= LOG_BYTES_MAX:
-            return
-        with contextlib.suppress(OSError):
-            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-        os.truncate(path, 0)
-    except FileNotFoundError:
-        return
-
-
-def last_line(path: Path) -> str:
-    """The last line that is not empty, or nothing."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -5,7 +5,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -21,21 +20,21 @@ from pipeline.cli.common import (
     open_home,
     refuse_strangers,
 )
-from pipeline.cli.processes import port, slot
+from pipeline.cli.processes import doors, egress_port, port, slot
 from pipeline.cli.supervise import Child, Supervisor
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
 from schemas.links import embedded_broker
-from schemas.process import Lock, private_dir, read_run_file, write_run_file
+from schemas.process import Lock, port_problem, private_dir, read_run_file, write_run_file
 
 PORT_BASE: Final = 17400
 """The store's port; the ports for Prometheus follow it, one for each process in the order of their start."""
 
 EXAMPLES: Final = Path(__file__).parent / "examples"
 
-HOST_STOP_S: Final = 40.0
-"""A host waits 30 s for `stored`, then closes."""
+HOST_STOP_S: Final = 45.0
+"""A host waits `egress.stop_ms` and two seconds for its doors, 30 s for `stored`, then closes: this beside `stop_ms`."""
 
 WORKER_STOP_S: Final = 30.0
 SERVER_STOP_S: Final = 20.0
@@ -48,7 +47,9 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--enforcers", type=slot, default=1, metavar="N", help="enforcer hosts (default 1)")
     parser.add_argument("--workers", type=slot, default=1, metavar="N", help="workers (default 1; more need --kafka)")
-    text = f"first port: the store's, then one each for Prometheus (default {PORT_BASE}; 0: free ports)"
+    text = "egress doors of each enforcer, on one port (default: egress.doors)"
+    parser.add_argument("--doors", type=doors, metavar="N", help=text)
+    text = f"first port: the store's, then one each for Prometheus (default {PORT_BASE}; 0: free ports, for doors too)"
     parser.add_argument("--port-base", type=port, default=PORT_BASE, metavar="P", help=text)
     add_kafka(parser)
     add_clickhouse(parser)
@@ -67,7 +68,7 @@ def run_up(args: argparse.Namespace) -> int:
     if not lock.take():
         raise OperatorFault(f"`{home.root}` is held by process {lock.holder()}, another `wardline up`")
     children = plan(home, config, args)
-    _free_or_fail(children)
+    _free_or_fail(children, config, config.egress.doors if args.doors is None else args.doors)
     _forget_the_dead(home)
     install_examples(home)
     print(f"starting {', '.join(child.name for child in children)} in {home.root}", flush=True)
@@ -121,7 +122,10 @@ def plan(home: Home, config: Config, args: argparse.Namespace) -> list[Child]:
     for n in range(1, args.workers + 1):
         children.append(Child(f"work-{n}", ["work", *where, *kafka, *clickhouse, "--slot", str(n)], 2, WORKER_STOP_S))
     for n in range(1, args.enforcers + 1):
-        children.append(Child(f"enforce-{n}", ["enforce", *where, *kafka, "--slot", str(n)], 3, HOST_STOP_S))
+        name = f"enforce-{n}"
+        command = ["enforce", *where, *kafka, "--slot", str(n), "--egress-port", str(egress_port(config, name) if base else 0)]
+        command += [] if args.doors is None else ["--doors", str(args.doors)]
+        children.append(Child(name, command, 3, HOST_STOP_S + config.egress.stop_ms / 1000))
     if base + len(children) > 65535:
         raise OperatorFault(f"--port-base {base}: leaves no {len(children)} ports behind it, highest port is 65535")
     for number, child in enumerate(children, 1):
@@ -129,21 +133,18 @@ def plan(home: Home, config: Config, args: argparse.Namespace) -> list[Child]:
     return children
 
 
-def _free_or_fail(children: list[Child]) -> None:
+def _free_or_fail(children: list[Child], config: Config, doors_wanted: int) -> None:
     """Refuse to start while somebody else listens on a port of ours."""
     for child in children:
         for option, text in zip(child.command, child.command[1:], strict=False):
-            if option not in ("--port", "--metrics-port") or text == "0":
+            egress = option == "--egress-port" and doors_wanted
+            if not (egress or option in ("--port", "--metrics-port")) or text == "0":
                 continue
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", int(text)))
-                except OSError as fault:
-                    why = (fault.strerror or str(fault)).lower()
-                    raise OperatorFault(
-                        f"port {text} of {child.name}: {why}; choose another --port-base, or 0 for free ports"
-                    ) from fault
+            fault = port_problem(config.egress.listen if egress else "127.0.0.1", int(text))
+            if fault is not None:
+                why = (fault.strerror or str(fault)).lower()
+                other = "egress.port, or --port-base 0" if egress else "--port-base, or 0"
+                raise OperatorFault(f"port {text} of {child.name}: {why}; choose another {other} for free ports")
 
 
 def _forget_the_dead(home: Home) -> None:
@@ -181,17 +182,26 @@ def _welcome(home: Home, config: Config, args: argparse.Namespace, children: lis
         if child.name == "store":
             note += f"; ClickHouse HTTP, user `reader`, password in {home.password('reader')}"
         rows.append((child.name, str(said.get("address", "")), note))
+        for door in said.get("doors", ()):
+            rows.append((door["name"], str(said["proxy"]), door["why"] or "proxy for http and https"))
     wide = max(len(name) for name, _, _ in rows), max(len(address) for _, address, _ in rows)
     own, where = called_as(), home_words(home)
     lines = ["", "ready", *(f"  {name:{wide[0]}}  {address:{wide[1]}}  {note}".rstrip() for name, address, note in rows)]
     if problem := (read_run_file(home.run_file("control")) or {}).get("policy_problem"):
         lines += ["", f"PROBLEM  {problem['text']}; the policies in force stay, and without any nothing is permitted"]
+    lines += ["", "try in another terminal:"]
+    proxy = next((door for name, door, _ in rows if name.startswith("door-")), "")
+    if proxy:
+        lines += [
+            f"  {own} agent add{where} researcher --owner me@example.com     # prints the agent's SECRET once",
+            f"  curl -x http://researcher:SECRET@{proxy} http://example.com/      # allowed by the example policies",
+            f"  curl -x http://researcher:SECRET@{proxy} http://pastebin.com/     # refused, and says why",
+        ]
     lines += [
-        "", "try in another terminal:",
         f"  {own} replay{where} {shlex.quote(str(home.root / 'calls.jsonl'))}",
         f"  {own} sql{where} \"SELECT agent, verdict, count() FROM calls GROUP BY ALL ORDER BY ALL\"",
         f"  {own} status{where}",
         "", "Ctrl-C stops everything; nothing that was recorded is lost",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 

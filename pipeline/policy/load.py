@@ -28,14 +28,19 @@ def load_bundle(folder: Path) -> Bundle:
 
 def load_set(folder: Path) -> PolicySet:
     """As `load_bundle`, with the numbers of policies and entities."""
+    return compile_set(*read_folder(folder))
+
+
+def read_folder(folder: Path) -> tuple[list[Source], Source | None]:
+    """The texts of a folder: its policy files in the order of their names, and its entities. Raises OperatorFault."""
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
-        return PolicySet(bundle=Bundle())
+        return [], None
     except OSError as fault:
         raise OperatorFault(f"{folder}: cannot be read: {_why(fault)}") from fault
     policies = [_read(folder / name) for name in names if name.endswith(SUFFIX)]
-    return compile_set(policies, _read(folder / ENTITIES) if ENTITIES in names else None)
+    return policies, _read(folder / ENTITIES) if ENTITIES in names else None
 
 
 def statement(folder: Path, known: PolicySet) -> str:

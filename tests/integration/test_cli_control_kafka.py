@@ -38,7 +38,7 @@ def main(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[War
     """
     with Wardline(folder / "home", kafka=kafka.address, config=config) as home:
         home.write_policies("permit (principal, action, resource);\n")
-        home.up()
+        home.up("--doors", "0")
         yield home
 
 
@@ -69,12 +69,12 @@ def test_an_enforcer_of_another_machine_obeys_and_may_publish_until_it_is_remove
 
     with Wardline(tmp_path / "edge") as edge:
         for _ in range(2):  # the second start finds everything in place
-            edge.popen("enforce", "--enrol", str(file), log="edge-7")
+            edge.popen("enforce", "--enrol", str(file), "--doors", "0", log="edge-7")
             edge.wait_ready("edge-7")
             wait_until(lambda: enforcers(main)["edge-7"]["state"] == "ready", 20, "control hears it")
             assert edge.stop("edge-7") == 0
             wait_until(lambda: enforcers(main)["edge-7"]["state"] == "stopped", 20, "control hears its end")
-        edge.popen("enforce", "--enrol", str(file), log="edge-7")
+        edge.popen("enforce", "--enrol", str(file), "--doors", "0", log="edge-7")
         edge.wait_ready("edge-7")
         status = edge.status()
         assert status["ready"]

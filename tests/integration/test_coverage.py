@@ -17,7 +17,7 @@ PARTS = (
 SHARE_MIN = 0.5
 """Of a kernel's lines that its own laws reach; a report without the kernel, or with no line of it, is what this is against."""
 
-LAWS = ("test_board.py", "test_spool.py", "test_columns.py", "test_decide_kernel.py")
+LAWS = ("test_board.py", "test_spool.py", "test_columns.py", "test_decide_kernel.py", "test_heads_kernel.py")
 BUILT = shutil.ignore_patterns("*.so", "*.c", "*.cpp", "__pycache__", "*.egg-info")
 
 

@@ -64,6 +64,7 @@ def test_each_process_of_the_embedded_default_is_killed_in_turn(wardline: Wardli
     finish(wardline, judged(tenth))
 
 
+@pytest.mark.soak
 def test_each_process_is_killed_in_turn_with_a_real_kafka(wardline: Wardline, kafka: Kafka, tenth: Path) -> None:
     on_a_real_kafka(wardline, kafka, QUICK)
     ready(wardline, "--workers", "2")

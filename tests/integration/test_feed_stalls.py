@@ -146,7 +146,7 @@ def test_a_damaged_feed_file_stops_the_host_with_what_to_do(fed: Fed) -> None:
     path = fed.home.host(HOST) / "feed.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    done = fed.wardline.run("enforce", "--slot", "1", check=False)
+    done = fed.wardline.run("enforce", "--slot", "1", "--doors", "0", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"wardline: {path}: is damaged")
     assert "remove the file" in done.stderr

@@ -75,7 +75,7 @@ def test_what_an_operator_decides_during_a_hundred_thousand_calls_is_obeyed_by_e
     path = tmp_path / "calls.jsonl"
     path.write_text("".join(json.dumps(line(n)) + "\n" for n in range(1, CALLS + 1)))
     wardline.write_policies(PERMIT)
-    wardline.up()
+    wardline.up("--doors", "0")  # the doors of the replay alone
     replay = wardline.popen("replay", str(path), "--doors", "4")
     wait_until(lambda: len(list(wardline.home.run.glob("door-*.json"))) == 4, 60, lambda: wardline.said("replay"))
     control, rng = Control(wardline.home, load_config(wardline.home.config)), random.Random(7)

@@ -1,7 +1,9 @@
 """Nothing secret shows anywhere: not in records, topics, logs, errors, metrics, run files or process titles."""
 
+import base64
 import contextlib
 import re
+import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -13,17 +15,18 @@ from tests.support.jobs import EXAMPLES, install_policies
 from tests.support.kafka import Kafka
 
 SASL = "planted-sasl-password-5f1c"
-STREAMS = ("broker", "store", "control", "work-1", "enforce-1")
+STREAMS = ("broker", "store", "control", "work-1", "enforce-1", "door-1")
 
 
 def secrets_of(home: Wardline) -> dict[str, bytes]:
-    """What must not show: both passwords, and the body of every private key."""
+    """What must not show: both passwords, the body of every private key, and what queries are hashed with."""
     root = home.home.root
     found = {path.name: path.read_bytes().strip() for path in (root / "secrets").glob("*.password")}
     for path in (root / "keys").rglob("*.key"):
         lines = path.read_bytes().splitlines()
         found[path.name] = max(lines, key=len)
-    assert len(found) >= 4
+    found["query.key"] = home.home.query_key.read_bytes()
+    assert len(found) >= 5
     assert all(len(secret) >= 16 for secret in found.values())
     return found
 
@@ -48,6 +51,16 @@ def shown(home: Wardline, answers: list[str]) -> dict[str, bytes]:
     for (table,) in home.sql("SELECT name FROM system.tables WHERE database = 'wardline' AND NOT startsWith(name, '.')"):
         places[f"table {table}"] = str(home.sql(f"SELECT * FROM {table}")).encode()
     return places
+
+
+def through_the_door(home: Wardline, user: str, url: str) -> list[str]:
+    """What curl says of a call through the door, with all that it can say of heads."""
+    said = read_run_file(home.home.run_file("door-1"))
+    assert said is not None
+    done = subprocess.run(
+        ["curl", "-sS", "-i", "-m", "20", "-x", f"{user}{said['address']}", url], capture_output=True, text=True, check=True
+    )
+    return [done.stdout, done.stderr]
 
 
 def topics(server: str) -> dict[str, bytes]:
@@ -84,7 +97,15 @@ def test_no_secret_of_a_home_shows_anywhere(wardline: Wardline) -> None:
         done = wardline.run(words[0], *words[1:], check=False)
         answers += [done.stdout, done.stderr]
     secrets = secrets_of(wardline) | credentials
-    hashed = b"scrypt$16384$8$1$"  # control's journal and topic have it; no answer, no log and no table
+    rotated = credentials["credential 1"].decode()
+    url = "http://pastebin.com/path?query-of-the-agent"
+    wait_until(lambda: "no-p" in through_the_door(wardline, f"http://a:{rotated}@", url)[0], 10, "the door knows the agent")
+    for secret in (rotated, credentials["credential 0"].decode(), f"{rotated}x"):  # right, ended, wrong
+        answers += through_the_door(wardline, f"http://a:{secret}@", url)
+    wardline.wait_stored()
+    secrets |= {"basic": base64.b64encode(f"a:{rotated}".encode()), "query": b"query-of-the-agent"}
+    # control's journal and topic have it, and the doors of a host, for Wardline alone; no answer, no log and no table
+    hashed = b"scrypt$16384$8$1$"
     # the search itself finds what is there
     assert password.encode() in secrets.values()
     assert b"pinned" in b"".join(shown(wardline, [*answers, "pinned"]).values())
@@ -94,7 +115,8 @@ def test_no_secret_of_a_home_shows_anywhere(wardline: Wardline) -> None:
     assert len([place for place in places if place.startswith("wardline.calls/")]) >= 4
     leaks = [(what, place) for place, data in places.items() for what, secret in secrets.items() if secret in data]
     assert leaks == []
-    kept = ("control/", "wardline.control/")
+    kept = ("control/", "wardline.control/", "hosts/enforce-1/agents.json")
+    assert wardline.home.agents("enforce-1").stat().st_mode & 0o777 == 0o600
     assert [place for place, data in places.items() if hashed in data and not place.startswith(kept)] == []
 
 
@@ -111,7 +133,7 @@ def test_a_password_for_kafka_shows_nowhere_when_it_is_refused(wardline: Wardlin
     wardline.start("store")
     wardline.popen("control")
     wardline.popen("work", "--slot", "1", log="work-1")
-    wardline.popen("enforce", "--slot", "1", log="enforce-1")
+    wardline.popen("enforce", "--slot", "1", "--doors", "0", log="enforce-1")
     refused = re.compile(r"SASL|[Cc]onnect|closed|bootstrap|Kafka", re.ASCII)
     for name in ("control", "work-1", "enforce-1"):
         wait_until(lambda name=name: refused.search(wardline.said(name)), 60, lambda name=name: wardline.said(name))

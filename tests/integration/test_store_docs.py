@@ -25,7 +25,7 @@ def test_the_page_has_every_column_of_calls(store: Store) -> None:
     assert sorted(listed) == sorted(name for (name, *_) in store.rows("DESCRIBE TABLE calls"))
 
 
-@pytest.mark.parametrize("view", ["inventory", "frames", "gaps", "revocations", "acks", "epochs"])
+@pytest.mark.parametrize("view", ["inventory", "refusals", "frames", "gaps", "revocations", "acks", "epochs"])
 def test_the_page_has_every_column_of_the_other_views(store: Store, view: str) -> None:
     start = PAGE.index(f"**`{view}`**")
     words = set(re.findall(r"`(\w+)`", PAGE[start:].partition("\n\n**`")[0].partition("\n\n## ")[0]))

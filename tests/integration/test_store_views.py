@@ -1,9 +1,12 @@
 """The views on records that were planted: what a call says, who has been seen, and every kind of gap by its name."""
 
+import json
+
 import pytest
 
 from schemas.records import Kind, Outcome, Verdict
-from tests.support.store import NOW_S, Store, decision, effect, frame_of
+from schemas.store import CONTROL_SCHEMA
+from tests.support.store import NOW_S, Row, Store, decision, effect, frame_of
 
 LANE = f"{77:016x}"
 DOOR = f"{5:016x}"
@@ -30,6 +33,9 @@ def test_a_call_is_its_decision_and_the_last_word_of_what_followed(store: Store)
         decision(9),
         effect(10, 9, kind=int(Kind.PROGRESS), outcome=0, bytes_out=5),
         effect(11, 9),
+        decision(12),
+        effect(13, 12, kind=int(Kind.PROGRESS), outcome=0, status=0, bytes_out=900, bytes_in=7, address="192.0.2.1:443"),
+        effect(14, 12, kind=int(Kind.LOST), outcome=int(Outcome.LOST), status=0, bytes_out=0, bytes_in=0, duration_us=0),
     ], frame_no=1))  # fmt: skip
     assert calls(store, "seq, verdict, outcome, reason, status, error") == [
         (1, "allow", "error", "permit", 500, "it broke"),
@@ -38,11 +44,79 @@ def test_a_call_is_its_decision_and_the_last_word_of_what_followed(store: Store)
         (5, "deny", "refused", "address", 200, ""),
         (7, "allow", "lost", "permit", 0, ""),
         (9, "allow", "ok", "permit", 200, ""),
+        (12, "allow", "lost", "permit", 0, ""),
     ]
     assert calls(store, "bytes_out, bytes_in, duration_ms, ended > time", "seq = 9") == [(10, 20, 1.5, True)]
     assert calls(store, "address", "seq = 5") == [("10.0.0.9",)]
     assert calls(store, "ended", "seq = 4") == [(None,)]
-    assert store.rows("SELECT count(), uniqExact(call_id) FROM calls") == [(6, 6)]
+    assert calls(store, "bytes_out, bytes_in, address, duration_ms", "seq = 12") == [(900, 7, "192.0.2.1:443", 1.5)]
+    assert store.rows("SELECT count(), uniqExact(call_id) FROM calls") == [(7, 7)]
+
+
+def test_an_open_tunnel_shows_its_bytes_so_far_and_is_still_open(store: Store) -> None:
+    progress = {"kind": int(Kind.PROGRESS), "outcome": 0, "status": 0, "address": "192.0.2.1:443"}
+    columns = "outcome, ended, bytes_out, bytes_in, address, verdict, reason"
+    store.insert(frame_of([decision(1), effect(2, 1, bytes_out=5, bytes_in=1, **progress)], frame_no=1))
+    assert calls(store, columns) == [("", None, 5, 1, "192.0.2.1:443", "allow", "permit")]
+    store.insert(frame_of([effect(3, 1, bytes_out=70, bytes_in=2, **progress)], frame_no=2))
+    assert calls(store, columns) == [("", None, 70, 2, "192.0.2.1:443", "allow", "permit")]
+    cut = {"verdict": int(Verdict.DENY), "outcome": int(Outcome.REFUSED), "reason": "revoked", "status": 0}
+    store.insert(frame_of([effect(4, 1, bytes_out=80, bytes_in=2, **cut)], frame_no=3))
+    ((outcome, ended, *rest),) = calls(store, columns)
+    assert (outcome, rest) == ("refused", [80, 2, "192.0.2.1:443", "deny", "revoked"])
+    assert ended is not None
+
+
+def test_a_call_is_found_by_the_tables_key_on_both_sides_of_its_join(store: Store) -> None:
+    """A million records must not be read for one call: ClickHouse narrows decisions and ends by boot and call_seq."""
+    store.insert(frame_of([decision(1), effect(2, 1)], frame_no=1))
+    plan = "\n".join(row[0] for row in store.rows("EXPLAIN indexes = 1 SELECT * FROM calls WHERE boot IN (5) AND seq IN (1)"))
+    assert plan.count("(call_seq in [1, 1])") + plan.count("(call_seq in 1-element set)") == 2, plan
+
+
+def refused(seq: int, agent: str, count: int, reason: str = "identity", what: str = "secret", **fields: object) -> Row:
+    kind = {"kind": int(Kind.COUNT), "outcome": int(Outcome.REFUSED), "verdict": int(Verdict.DENY), "status": 407}
+    return decision(seq, **kind, agent=agent, count=count, reason=reason, error=what, chain="", root="", resource="", **fields)
+
+
+def test_refusals_count_what_no_call_came_of(store: Store) -> None:
+    store.insert(frame_of([
+        refused(1, "ghost", 1), refused(2, "ghost", 99_999), refused(3, "", 2, "malformed", "two-hosts"), decision(4),
+    ], frame_no=1))  # fmt: skip
+    columns = "agent, reason, what, status, sum(count), min(boot), min(seq)"
+    assert store.rows(f"SELECT {columns} FROM refusals GROUP BY 1, 2, 3, 4 ORDER BY agent DESC") == [
+        ("ghost", "identity", "secret", 407, 100_000, DOOR, 1), ("", "malformed", "two-hosts", 407, 2, DOOR, 3),
+    ]  # fmt: skip
+    assert calls(store, "seq") == [(4,)], "they are no calls"
+
+
+def listed(epoch: int, name: str, *, there: bool = True) -> Row:
+    value = json.dumps({"name": name}) if there else ""
+    return {"journal": 1, "epoch": epoch, "key": f"agent/{name}", "kind": "agent", "name": name, "value": value,
+            "time": NOW_S * 10**6, "actor": "uid:op", "tenant": "default"}  # fmt: skip
+
+
+def test_a_name_that_is_claimed_without_proof_is_a_shadow_unless_it_is_an_agents(store: Store) -> None:
+    rows = [listed(1, "planner"), listed(2, "gone"), listed(3, "gone", there=False), listed(4, "quiet")]
+    store.append("control", rows, CONTROL_SCHEMA)
+    store.insert(frame_of([
+        decision(1, proof="secret"), decision(2, proof="jws"), decision(3, agent="coder"),
+        refused(4, "planner", 3), refused(5, "ghost", 7), refused(6, "gone", 1), refused(7, "quiet", 2), refused(8, "", 9),
+        refused(9, "ghost", 5, "malformed", "bare-lf"), refused(10, "ghost", 1),
+    ], frame_no=1))  # fmt: skip
+    columns = "kind, name, calls, failed, credentials"
+    assert store.rows(f"SELECT {columns} FROM inventory WHERE kind IN ('agent', 'shadow') ORDER BY ALL") == [
+        ("agent", "coder", 1, 0, [""]),
+        ("agent", "planner", 2, 3, ["jws", "secret"]),
+        ("agent", "quiet", 0, 2, []),
+        ("shadow", "ghost", 0, 8, []),
+        ("shadow", "gone", 0, 1, []),
+    ]
+    seen = "SELECT first_seen, last_seen FROM inventory WHERE name = {name:String} AND kind IN ('agent', 'shadow')"
+    ((first, last),) = store.rows(seen, parameters={"name": "planner"})
+    assert (first.microsecond, last.microsecond) == (1, 2), "an attempt under its name is not the agent"
+    ((first, last),) = store.rows(seen, parameters={"name": "ghost"})
+    assert (first.microsecond, last.microsecond) == (5, 10)
 
 
 def test_a_call_has_the_columns_that_are_promised(store: Store) -> None:
@@ -88,6 +162,26 @@ def test_the_inventory_counts_agents_tools_destinations_and_principals(store: St
     ]
     ((first, last),) = store.rows("SELECT first_seen, last_seen FROM inventory WHERE kind = 'agent' AND name = 'planner'")
     assert (first.microsecond, last.microsecond) == (1, 4)
+
+
+def test_the_inventory_counts_a_call_that_was_taken_back_as_denied(store: Store) -> None:
+    """Its decision let it out, its effect has a verdict of its own: for an address that may not be dialled, or a revocation."""
+    host = {"resource": 'Host::"x.example.org:443"', "host": "x.example.org"}
+    back = {"verdict": int(Verdict.DENY), "outcome": int(Outcome.REFUSED)}
+    store.insert(frame_of([
+        *(decision(seq, **host) for seq in (1, 2, 3, 4)), decision(5), decision(6, verdict=0, **host),
+        effect(7, 1, reason="address", **back), effect(8, 2, reason="revoked", **back), effect(9, 3),
+        effect(10, 5, reason="revoked", **back), decision(1, boot=6, **host),
+    ], frame_no=1))  # fmt: skip
+    assert store.rows("SELECT kind, name, calls, allowed, denied FROM inventory ORDER BY ALL") == [
+        ("agent", "planner", 7, 3, 4),
+        ("destination", "x.example.org:443", 6, 3, 3),
+        ("principal", 'Agent::"planner"', 7, 3, 4),
+        ("principal", 'User::"alice"', 7, 3, 4),
+        ("tool", "bank/send", 1, 0, 1),
+    ]
+    verdicts = [verdict for (verdict,) in calls(store, "verdict")]
+    assert (verdicts.count("allow"), verdicts.count("deny")) == (3, 4), "as the calls themselves say"
 
 
 def test_frames_show_what_each_one_says(store: Store) -> None:

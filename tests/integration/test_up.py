@@ -17,7 +17,7 @@ from schemas.process import is_alive, read_run_file
 from tests.support.home import Wardline, names, wait_until
 from tests.support.kafka import Kafka
 
-NAMES = ["broker", "store", "control", "work-1", "enforce-1"]
+NAMES = ["broker", "store", "control", "work-1", "enforce-1", "door-1"]
 
 
 def pids(home: Wardline) -> dict[str, int]:
@@ -77,7 +77,7 @@ def test_everything_starts_is_kept_alive_and_stops_on_one_ctrl_c(wardline: Wardl
     assert wardline.sql("SELECT count(), uniqExact(call_id) FROM calls") == [(2 * lines, 2 * lines)]
     assert wardline.sql("SELECT count() FROM gaps") == [(0,)]
     for name in NAMES:
-        assert f"{name} was killed by SIGKILL" in wardline.said("up")
+        assert f"{name} was killed by SIGKILL" in wardline.said("enforce-1" if name == "door-1" else "up")
 
     before = pids(wardline)
     process.send_signal(signal.SIGINT)
@@ -198,7 +198,7 @@ def test_up_runs_on_a_real_kafka_with_two_workers_and_other_commands_follow_it(k
         process = home.up("--workers", "2")
         home.kafka = ""  # a living `up` says where its data goes
         status = home.status()
-        assert names(status["processes"]) == ["store", "control", "work-1", "work-2", "enforce-1"]
+        assert names(status["processes"]) == ["store", "control", "work-1", "work-2", "enforce-1", "door-1"]
         assert status["servers"] == {"kafka": kafka.address}
         calls = home.home.root / "calls.jsonl"
         home.replay(calls)

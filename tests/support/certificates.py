@@ -30,11 +30,12 @@ class Authority:
             .not_valid_after(now + datetime.timedelta(hours=1))
         )  # fmt: skip
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1 with this common name; returns its file and its key's, 0600."""
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1, localhost and `hosts` with this common name; returns its file and its key's, 0600."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")])
+        named = [x509.DNSName(host) for host in ("localhost", *hosts)]
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *named])
         made = self._builder(subject, key.public_key()).add_extension(names, False).sign(self._key, hashes.SHA256())
         certificate, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))

@@ -33,7 +33,7 @@ def main(folder: Path, calls: Path) -> None:
         with replaying(home, calls, 700) as replay:
             time.sleep(2)
             pids = {name: home.pid(name) for name in NAMES}
-            _fill(root / "ballast")
+            fill(root / "ballast")
             time.sleep(FULL_S)
             stored = home.sql("SELECT count() FROM records")
             time.sleep(1)
@@ -48,7 +48,7 @@ def main(folder: Path, calls: Path) -> None:
         assert_recorded(home, expected)
 
 
-def _fill(ballast: Path) -> None:
+def fill(ballast: Path) -> None:
     """Leave not one block."""
     handle = os.open(ballast, os.O_WRONLY | os.O_CREAT)
     try:

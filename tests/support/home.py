@@ -117,22 +117,29 @@ class Wardline:
     # -- processes ---------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *words: str, wait: bool = True) -> int:
-        """Start one process alone, `broker`, `store`, `control`, `work-N` or `enforce-N`; returns its pid when it is ready."""
+        """Start one process alone, `broker`, `store`, `control`, `work-N` or `enforce-N`; returns its pid when it is ready.
+
+        A host has egress doors only when `words` say how many, then on a free port if they name none.
+        """
         kind, _, number = name.partition("-")
+        if kind == "enforce" and "--doors" not in words:
+            words = (*words, "--doors", "0")
+        elif kind == "enforce" and "--egress-port" not in words:
+            words = (*words, "--egress-port", "0")
         process = self.popen(kind, *(["--slot", number] if number else []), *words, log=name)
         if wait:
             self.wait_ready(name, process)
         return process.pid
 
-    def start_all(self, *, workers: int = 1, enforcers: int = 1) -> None:
-        """Start what `up` would, each alone and nobody to start it again."""
+    def start_all(self, *, workers: int = 1, enforcers: int = 1, doors: int = 0) -> None:
+        """Start what `up` would, each alone and nobody to start it again; each enforcer with `doors` egress doors."""
         names = ([] if self.kafka else ["broker"]) + ([] if self.clickhouse else ["store"])
         stages = [
             names, ["control"], [f"work-{n + 1}" for n in range(workers)], [f"enforce-{n + 1}" for n in range(enforcers)],
         ]  # fmt: skip
         for stage in stages:
             for name in stage:
-                self.start(name, wait=False)
+                self.start(name, *(["--doors", str(doors)] if name.startswith("enforce-") else []), wait=False)
             for name in stage:
                 self.wait_ready(name, self._started[name])
 

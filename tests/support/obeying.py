@@ -63,7 +63,20 @@ class Host:
         self.disk = kept
         self.now = 1_000_000
         follower = Follower(pinned, epoch=kept.epoch, counter=kept.counter)
-        self.obey = Obey(follower, self.board, host=HOST, key=KEY, stale_ns=STALE_NS, floors=floors)
+        self.agents = b""
+        """The file that doors know the agents by."""
+        self.agents_room = True
+        self.agents_at: list[int] = []
+        """The board's epoch whenever the file was written."""
+        self.obey = Obey(
+            follower, self.board, host=HOST, key=KEY, stale_ns=STALE_NS, floors=floors, write_agents=self._write_agents
+        )  # fmt: skip
+
+    def _write_agents(self, data: bytes) -> None:
+        if not self.agents_room:
+            raise PeerFault("agents.json: cannot be written: no space left on device")
+        self.agents_at.append(self.board.epoch)
+        self.agents = data
 
     def hear(self, *messages: bytes, at_end: bool = True, written: int | None = None, keep: bool = True) -> "Host":
         """Messages one after another, the last at the end of the log; what must be kept is kept at once."""

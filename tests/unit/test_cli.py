@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ from pipeline.cli import status, supervise, up
 from pipeline.cli.common import add_clickhouse, add_kafka, called_as, config_of, home_of, home_option, home_words, open_home
 from pipeline.cli.main import main
 from pipeline.cli.processes import port, slot
-from pipeline.cli.supervise import Child, Supervisor, last_line, rotate
+from pipeline.cli.supervise import Child, Supervisor
+from schemas import process
 from schemas.config import Config
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import Lock, is_alive, read_run_file, write_run_file
+from schemas.process import Lock, is_alive, last_line, read_run_file, rotate, write_run_file
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +169,9 @@ ERRORS = {
     "a wait that is no number": ["status", "--wait", "long"],
     "too many workers": ["up", "--workers", "2"],
     "no port behind the base": ["up", "--port-base", "65535"],
+    "too many doors": ["up", "--doors", "65"],
+    "doors that are no number": ["enforce", "--doors", "-1"],
+    "no port": ["enforce", "--egress-port", "65536"],
     "a broker list": ["up", "--kafka", "nowhere"],
     "a name": ["enforce", "--name", "../x"],
     "name and slot": ["enforce", "--name", "enforce-1", "--slot", "1"],
@@ -240,7 +245,7 @@ def say(home: Home, name: str, state: str = "ready", pid: int = 0, **others: obj
 
 def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    figures = {"spooled": 10, "sealed": 8, "sent": 6, "stored": 4}
+    figures: dict[str, Any] = {"spooled": 10, "sealed": 8, "sent": 6, "stored": 4}
     say(home, "broker")
     say(home, "store", state="starting")
     say(home, "control")
@@ -351,7 +356,7 @@ def test_examples_are_installed_once_and_nothing_is_ever_put_back(tmp_path: Path
 
 
 def arguments(**given: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"enforcers": 1, "workers": 1, "port_base": 0, **given})
+    return argparse.Namespace(**{"enforcers": 1, "workers": 1, "doors": None, "port_base": 0, **given})
 
 
 def test_ports_follow_the_base_in_the_order_of_the_start(tmp_path: Path) -> None:
@@ -532,7 +537,7 @@ def test_a_second_signal_forces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_log_is_bounded_and_its_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "LOG_BYTES_MAX", 100)
+    monkeypatch.setattr(process, "LOG_BYTES_MAX", 100)
     path = tmp_path / "a.log"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"x" * 101)

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli import agent, applied, enrol, revoke
-from pipeline.cli.common import table
+from pipeline.cli.common import open_home, table
 from pipeline.cli.controlclient import Change, Unsettled
 from pipeline.cli.main import build_parser
 from pipeline.core import requests
@@ -21,7 +21,7 @@ from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
-from schemas.keys import parse_private, pinned, raw_public
+from schemas.keys import parse_private, pinned, query_key, raw_public
 
 Capture = pytest.CaptureFixture[str]
 
@@ -204,10 +204,12 @@ KEY_ID = key_id_of(CONTROL).hex()
 
 
 def write(
-    path: Path, *, role: str = "enforcer", name: str = "edge-7", key: bytes = b"k" * 32, control: bytes = CONTROL
-) -> Path:
+    path: Path, *, role: str = "enforcer", name: str = "edge-7", key: bytes = b"k" * 32, control: bytes = CONTROL,
+    query: bytes = b"q" * 32,
+) -> Path:  # fmt: skip
     made = enrol.Enrolment(role=role, name=name, key=Ed25519PrivateKey.from_private_bytes(key),
-                           control={key_id_of(control).hex(): control}, kafka=KAFKA)  # fmt: skip
+                           control={key_id_of(control).hex(): control}, kafka=KAFKA,
+                           query=query if role == "enforcer" else b"")  # fmt: skip
     path.touch(0o600)
     path.write_bytes(made.encode())
     return path
@@ -223,6 +225,27 @@ def test_an_enrolment_makes_a_home_that_knows_its_key_its_control_and_its_broker
         assert path.stat().st_mode & 0o777 == 0o600
         assert pinned(home.trusted("control")) == {KEY_ID: CONTROL}
         assert load_config(home.config).kafka == KAFKA
+
+
+def test_an_enforcer_elsewhere_hashes_queries_as_those_here_do(tmp_path: Path) -> None:
+    """A home makes a key for itself when it is opened, before the enrolment is read: that one gives way."""
+    home, file = Home(tmp_path / "home"), write(tmp_path / "edge-7.enrol")
+    open_home(home)
+    assert query_key(home) != b"q" * 32
+    for _ in range(2):
+        enrol.install(home, file, "enforcer", None)
+        open_home(home)
+        assert query_key(home) == b"q" * 32
+        assert home.query_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_worker_elsewhere_is_not_told_what_queries_are_hashed_with(tmp_path: Path) -> None:
+    file = write(tmp_path / "f", role="worker", name="loader")
+    assert json.loads(file.read_text())["query"] == ""
+    home = Home(tmp_path / "home")
+    home.root.mkdir()
+    enrol.install(home, file, "worker", None)
+    assert not home.query_key.exists()
 
 
 def test_an_enrolment_adds_its_broker_to_a_configuration_that_names_none(tmp_path: Path) -> None:
@@ -272,6 +295,9 @@ SPOILED: dict[str, Any] = {
     "a broker that is no text": {"kafka": {"servers": 1}},
     "a setting that is none": {"kafka": {"server": "x"}},
     "no name": {"name": None},
+    "half a key for queries": {"query": "71" * 31},
+    "no key for queries": {"query": ""},
+    "a key for queries that is no text": {"query": 7},
 }
 
 

@@ -31,6 +31,12 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[enforcer]\nfsync = 1", "enforcer.fsync: `1` is not true or false"),
         ("[enforcer]\nspool_bytes = 8388608", "enforcer.spool_bytes: 8388608 is less than two segments of 8388608 bytes"),
         ("[enforcer]\nspool_reserved_bytes = 134217728", "enforcer.spool_reserved_bytes: 134217728 leaves no segment"),
+        ("[egress]\nallow_addresses = '10.0.0.0/8'", "egress.allow_addresses: `10.0.0.0/8` is no array of texts"),
+        ("[egress]\ndns_servers = [1]", "egress.dns_servers: `[1]` is no array of texts"),
+        ("[issuer]\nurl = 'x'", "`issuer` is no array of tables: write `[[issuer]]`"),
+        ("[[issuer]]\nurl = 'x'\naudience = 'y'", "issuer.jwks_file: is missing"),
+        ("[[issuer]]\nurl = 'x'\nkey = 'y'", "issuer.key: unknown key, known are url, audience, jwks_file"),
+        (2 * "[[issuer]]\nurl = 'x'\naudience = 'y'\njwks_file = 'z'\n", "issuer.url: `x` stands twice"),
         ("[control]\nstale_ms = 1999", "control.stale_ms: 1999 is less than two heartbeats of 1000 ms"),
     ],
 )
@@ -40,3 +46,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     assert says in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "wardline.toml"))
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_texts_and_issuers_are_read(tmp_path: Path) -> None:
+    text = "[egress]\nallow_addresses = ['127.0.0.0/8:80']\n[[issuer]]\nurl = 'u'\naudience = 'a'\njwks_file = 'f'"
+    config = load(tmp_path, text)
+    assert config.egress.allow_addresses == ("127.0.0.0/8:80",)
+    assert [(one.url, one.audience, one.jwks_file) for one in config.issuer] == [("u", "a", "f")]

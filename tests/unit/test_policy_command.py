@@ -141,6 +141,13 @@ TRIED = {
     ("planner", "http:GET", 'Host::"docs.python.org:443"'): ("permit", ("assistants-read-references",)),
     ("planner", "http:POST", 'Host::"docs.python.org:443"'): ("no-permit", ()),
     ("planner", "http:POST", 'Host::"api.example.com:443"'): ("permit", ("assistants-use-own-api",)),
+    ("researcher", "http:GET", 'Host::"example.com:80"'): ("permit", ("assistants-use-own-api",)),
+    ("researcher", "http:CONNECT", 'Host::"example.com:443"'): ("permit", ("assistants-use-own-api",)),
+    ("researcher", "http:GET", 'Host::"pastebin.com:80"'): ("forbid", ("no-paste-sites",)),
+    ("planner", "http:CONNECT", 'Host::"files.pythonhosted.org:443"'): ("permit", ("assistants-fetch-packages",)),
+    ("planner", "http:CONNECT", 'Host::"registry.npmjs.org:443"'): ("permit", ("assistants-fetch-packages",)),
+    ("planner", "http:POST", 'Host::"upload.pypi.org:443"'): ("no-permit", ()),
+    ("planner", "http:CONNECT", 'Host::"en.wikipedia.org:443"'): ("no-permit", ()),
     ("planner", "http:POST", 'Host::"pastebin.com:443"'): ("forbid", ("no-paste-sites",)),
     ("planner", "tcp:CONNECT", 'Host::"api.example.com:22"'): ("forbid", ("no-raw-tunnels",)),
 }

@@ -31,7 +31,9 @@ MAY_IMPORT = {
     "ext": {"schemas", "ext"},
     "enforcers/core": {"schemas", "ext", "enforcers.core"},
     "enforcers/doors": {"schemas", "ext", "enforcers.core", "enforcers.doors"},
-    "enforcers/host": {"schemas", "ext", "enforcers.core", "enforcers.host"},
+    "enforcers/host": {
+        "schemas", "ext", "enforcers.core", "enforcers.host", "enforcers.doors.egress.orders", "enforcers.doors.names",
+    },
     "pipeline/core": {"schemas", "ext", "pipeline.core"},
     "pipeline/policy": {"schemas", "ext", "pipeline.policy"},
     "pipeline/shells": {"schemas", "ext", "pipeline.core", "pipeline.policy", "pipeline.shells"},

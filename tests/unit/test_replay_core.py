@@ -15,6 +15,7 @@ from enforcers.core.call import (
     decision_record,
     effect_record,
     policies_text,
+    progress_record,
     target_of,
 )
 from enforcers.core.chain import DEPTH_MAX, Chain, make_chain
@@ -146,13 +147,30 @@ def test_credentials_of_a_call_are_recorded() -> None:
     """A replay has none; the doors on the network will."""
     proven = Call(
         time_ns=0, door="egress", chain=make_chain((PLANNER,)), action="http:GET", trace_id=bytes(16), credential="th",
-        proof="dpop", assurance="signed",
-        target=Target(resource='Host::"h:1"', scheme="https", host="h", address="192.0.2.1:1", path="/p"),
+        proof="dpop", assurance="signed", path="/p", query_bytes=7, query_bits=21, query_hash=99,
+        target=Target(resource='Host::"h:1"', scheme="https", host="h"),
     )  # fmt: skip
-    texts = texts_of(decision_record(proven, Decision(), 0))
-    assert {name: texts[name] for name in ("credential", "proof", "assurance", "scheme", "address", "path")} == {
-        "credential": "th", "proof": "dpop", "assurance": "signed", "scheme": "https", "address": "192.0.2.1:1", "path": "/p",
+    record = decision_record(proven, Decision(), 0)
+    texts = texts_of(record)
+    assert {name: texts[name] for name in ("credential", "proof", "assurance", "scheme", "path")} == {
+        "credential": "th", "proof": "dpop", "assurance": "signed", "scheme": "https", "path": "/p",
     }  # fmt: skip
+    assert "address" not in texts  # nothing is resolved yet
+    assert record[15:18] == (99, 7, 21)
+
+
+def test_the_end_of_a_call_says_what_was_dialled() -> None:
+    end = End(time_ns=9, outcome=Outcome.OK, status=200, address="192.0.2.1:80")
+    assert texts_of(effect_record(call(PLANNER), 3, end, 10)) == {"tenant": "default", "address": "192.0.2.1:80"}
+
+
+def test_a_call_that_goes_on_says_how_much_it_moved_since_it_began() -> None:
+    record = progress_record(call(PLANNER), 3, 10, 20, 12, 13, "192.0.2.1:80")
+    assert record[:2] == (Kind.PROGRESS, 3)
+    assert record[4:6] == (VERDICT_UNSAID, Outcome.OPEN)
+    assert record[10:13] == (10, 20, 7)
+    assert texts_of(record) == {"tenant": "default", "address": "192.0.2.1:80"}
+    assert record[21] is False  # the reserved room is for ends and refusals
 
 
 @given(st.lists(st.text("aé ", min_size=1, max_size=300), max_size=60))

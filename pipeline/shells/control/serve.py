@@ -1,7 +1,5 @@
 """Where the API listens: a unix socket in the home, 0600, and TCP with TLS when `[control] listen` is set."""
 
-import os
-import socket
 import ssl
 from pathlib import Path
 
@@ -10,29 +8,9 @@ from aiohttp import web
 from schemas.config import Control
 from schemas.errors import OperatorFault
 from schemas.keys import loose_mode
-from schemas.process import private_dir
+from schemas.process import unix_socket
 
 BACKLOG = 128
-
-
-def unix_socket(path: Path) -> socket.socket:
-    """Listen on `path`, which only this user may open. An old file there is of a process that is gone: we hold the lock."""
-    folder = os.open(private_dir(path.parent), os.O_RDONLY | os.O_DIRECTORY)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        path.unlink(missing_ok=True)
-        # a socket's address has 107 bytes at most, a home may have more
-        made.bind(f"/proc/self/fd/{folder}/{path.name}")
-        made.listen(BACKLOG)
-    except OSError as fault:
-        made.close()
-        raise OperatorFault(f"{path}: cannot be listened on: {(fault.strerror or str(fault)).lower()}") from fault
-    finally:
-        os.umask(before)
-        os.close(folder)
-    made.setblocking(False)
-    return made
 
 
 def tls(own: Control) -> ssl.SSLContext:
@@ -60,7 +38,7 @@ async def listen(app: web.Application, own: Control, path: Path) -> tuple[web.Ap
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, unix_socket(path), backlog=BACKLOG).start()
+    await web.SockSite(runner, unix_socket(path, BACKLOG), backlog=BACKLOG).start()
     if not own.listen:
         return runner, str(path)
     host, _, port = own.listen.rpartition(":")

@@ -12,6 +12,7 @@ from typing import Any
 from enforcers.doors import obeyed
 from enforcers.doors.replay import ReplayDoor
 from ext.board import BoardReader, SeenReader, Selectors
+from schemas.agents import Agents, parse
 from schemas.calls import RecordedCall
 from schemas.errors import SpoolFull
 from schemas.records import Decision, Kind, Outcome, Standing, Verdict
@@ -136,6 +137,7 @@ class Spool:
         self.looked_ns = 0
         """When its door last looked at the board before it records."""
         self.may_die = False
+        self.agents: Callable[[], tuple[int, frozenset[tuple[str, str]]]] = lambda: (0, frozenset())
         self._acted = False
         self._story = story
         self._truth = truth
@@ -145,7 +147,7 @@ class Spool:
         assert self.call is not None
         if record[0] == Kind.EFFECT and record[5] != Outcome.REFUSED and not self._acted:
             self._acted = True  # what it waits for from here on is room for its record
-            self._truth.acted(self._boot, Standing(self.standing(self.call)))
+            self._truth.acted(self._boot, Standing(self.standing(self.call)), self.call, self._story.clock.monotonic_ns())
         if self.full and self._story.chance(0.2):
             self._story.fault("spool full")
             raise SpoolFull("the spool is full")
@@ -153,7 +155,7 @@ class Spool:
         self.last_seq += 1
         seen = self.seen.read() if self.seen is not None else None
         now_ns = self._story.clock.monotonic_ns()
-        self._truth.recorded(self._boot, self.last_seq, self.call, record, seen, now_ns, self.looked_ns)
+        self._truth.recorded(self._boot, self.last_seq, self.call, record, seen, now_ns, self.looked_ns, self.agents())
         if self.may_die and self._story.chance(0.02):
             self._story.fault("door died in a call")
             raise Died
@@ -178,11 +180,23 @@ class Door:
         folder.mkdir(parents=True)
         truth.door_begins(self.boot, host)
         self._spool = Spool(story, truth, self.boot)
-        self._obeyed = obeyed.Obeyed(board, bundles, folder)
+        self._agents = Agents()
+        self._file = board.with_name("agents.json")
+        self._obeyed = obeyed.Obeyed(board, bundles, folder, self._read_agents)
         self._obeyed.board._world = self._others  # type: ignore[attr-defined]
         self._door = ReplayDoor(self._spool, self._obeyed, self._rest)  # type: ignore[arg-type]
         self.seen = self._spool.seen = SeenReader(str(folder))
         self._spool.standing = self._standing
+        self._spool.agents = self._known
+
+    def _known(self) -> tuple[int, frozenset[tuple[str, str]]]:
+        agents = self._agents
+        return agents.epoch, frozenset((one.name, one.secret) for one in agents.by_name.values())
+
+    def _read_agents(self) -> bool:
+        """As a door on the network does that knows its callers by them."""
+        self._agents = parse(self._file.read_bytes(), self._file.name, self._agents)
+        return True
 
     def _standing(self, call: RecordedCall) -> int:
         """What the door's board says of a call at this moment."""

@@ -122,6 +122,7 @@ class Host:
         self.board = Clocked(story, home.board(name), boot)
         self.bundles = home.host(name) / "bundle"
         self.broker = broker
+        self._home = home
         self.feed = Feed(
             home, config,
             SimpleNamespace(topics=Topics(config.kafka.prefix), embedded=broker.embedded),  # type: ignore[arg-type]
@@ -176,7 +177,8 @@ class Host:
         messages, end = self._buffer.pop(0)
         finished(self.feed._read(messages, end))
         if self.feed.obey.broken:
-            self.story.fault("log read again", f"{self.name}: {self.feed.obey.why or 'it differs'}"[:90])
+            why = self.feed.obey.why.replace(str(self._home.root), "")  # which no two tellings share
+            self.story.fault("log read again", f"{self.name}: {why or 'it differs'}"[:90])
             finished(self.feed._again(self))  # type: ignore[arg-type]
 
     def seek(self, _: object, offset: int) -> None:
@@ -208,10 +210,16 @@ class Host:
         if self.disk_full:
             self.story.fault("no space")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        if self.may_die and self.story.chance(0.02):
-            self.story.fault("host died before its floors were kept")
+        agents = path.name == "agents.json"
+        if self.may_die and self.story.chance(0.15 if agents else 0.02):
+            self.story.fault(f"host died before its {'agents' if agents else 'floors'} were kept")
             raise Died
         path.write_bytes(data)
+        if agents:
+            if self.may_die and self.story.chance(0.02):
+                self.story.fault("host died after its agents were kept")
+                raise Died
+            return
         floors = parse_floors(data, path.name)
         self.truth.host_keeps(self.name, floors.epoch, floors.counter)
         if self.may_die and self.story.chance(0.02):

@@ -259,6 +259,37 @@ def nobody_is_heard_who_joins() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def agents_written_behind_the_board() -> Iterator[None]:
+    """The board says that the doors know the agents; the file follows with the next heartbeat."""
+    written, apply, beat = Obey._agents_written, Obey._apply, Obey._beat
+
+    def wrong(self: Obey, entry: Any, wall_ns: int) -> None:
+        self._agents_written = lambda: True  # type: ignore[method-assign]
+        apply(self, entry, wall_ns)
+        del self._agents_written
+
+    def late(self: Obey, *said: Any) -> None:
+        beat(self, *said)
+        written(self)
+
+    with patch.object(Obey, "_apply", wrong), patch.object(Obey, "_beat", late):
+        yield
+
+
+@contextmanager
+def agents_read_once() -> Iterator[None]:
+    """A door reads the agents when it begins, and not when they have changed."""
+    made = obeyed.Obeyed.__init__
+
+    def init(self: obeyed.Obeyed, board: Any, bundles: Any, folder: Any, agents: Any) -> None:
+        known: list[bool] = []
+        made(self, board, bundles, folder, lambda: bool(known) or (known.append(agents()) or known[0]))
+
+    with patch.object(obeyed.Obeyed, "__init__", init):
+        yield
+
+
 PLANTED: dict[str, tuple[Planted, str]] = {
     "freshness from when a heartbeat is read": (fresh_from_when_it_is_read, "fresh"),
     "floors that are forgotten": (floors_forgotten, "forgets"),
@@ -276,6 +307,8 @@ PLANTED: dict[str, tuple[Planted, str]] = {
     "old policies in a door that stood still": (old_policies_until_the_new_are_ready, "policies"),
     "a stale board that is believed": (stale_is_go, "fresh"),
     "a host that answers for its doors": (host_answers_for_its_doors, "report"),
+    "agents that are written behind the board": (agents_written_behind_the_board, "agents"),
+    "agents that are read once": (agents_read_once, "agents"),
     "a host that cannot begin and is not heard": (nobody_is_heard_who_joins, "converges"),
 }
 """What it is -> the bug, and the rule that catches it."""

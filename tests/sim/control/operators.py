@@ -35,9 +35,12 @@ def request(world: "World", control: Control) -> Mapping[str, Any]:
             return {"do": "pause", "reason": "test"}
         case "agent":
             name = world.story.pick("abcd")
-            if log.get(f"agent/{name}") is not None:
-                return {"do": "agent-remove", "name": name}
-            return {"do": "agent-add", "name": name, "owner": "o", "secret": SECRET, "subs": [], "spiffe": []}
+            if log.get(f"agent/{name}") is None:
+                return {"do": "agent-add", "name": name, "owner": "o", "secret": SECRET, "subs": [], "spiffe": []}
+            if world.story.chance(0.5):
+                secret = f"{SECRET[:-6]}{world.number():06}"
+                return {"do": "agent-rotate", "name": name, "secret": secret}
+            return {"do": "agent-remove", "name": name}
         case "policy":
             digest = hashlib.sha256(str(world.number()).encode()).hexdigest()
             return {"do": "policy", "digest": digest, "bytes": 1, "packed": 1, "chunks": 1, "policies": 1}

@@ -5,7 +5,8 @@
     fresh      ... within the freshness bound before the record                    (at each record)
     policies   ... and by policies that were wanted within it, or LATE_S before
     right      ... while its host was registered with its key                      (at each record)
-    act        what was let out was not revoked, by the door's board and as of a   (at each end)
+    agents     ... and knowing the agents of that state, or of later entries       (at each record)
+    act        what was let out was not revoked, by the door's board and as of a   (at each act)
                moment within the bound
     acks       after a door's word, each of its records obeys it; after a host's,  (at each record)
                those of doors that begin later do; what is acknowledged was made, and is on the disk
@@ -29,7 +30,7 @@ from pipeline.core.control import Change
 from schemas.ack import Ack
 from schemas.calls import RecordedCall
 from schemas.control import PAUSE, POLICY, Entry
-from schemas.records import Kind, Outcome, Standing, Verdict
+from schemas.records import Kind, Standing, Verdict
 from schemas.selectors import caller_texts, target_texts
 from tests.sim.story import Broken
 
@@ -50,6 +51,8 @@ class State:
     paused: bool
     policy: str
     hosts: frozenset[str]
+    agents: frozenset[tuple[str, str]]
+    """Names and stored secrets."""
     over_ns: int | None = None
     """When a later change was committed; None while it is the last."""
 
@@ -75,7 +78,7 @@ class Truth:
     def __init__(self, stale_ns: int, late_ns: int) -> None:
         self.stale_ns = stale_ns
         self.late_ns = late_ns
-        self.states = [State(frozenset(), False, "", frozenset())]
+        self.states = [State(frozenset(), False, "", frozenset(), frozenset())]
         self.entries: list[Entry] = []
         self.ids: dict[str, int] = {}
         self.denied: set[str] = set()
@@ -114,6 +117,7 @@ class Truth:
     @staticmethod
     def _after(before: State, entry: Entry) -> State:
         revoked, paused, policy, hosts = before.revoked, before.paused, before.policy, before.hosts
+        agents = before.agents
         if entry.kind == "revocation":
             revoked = revoked - {entry.name} if entry.value is None else revoked | {entry.name}
         elif entry.key == PAUSE:
@@ -122,7 +126,10 @@ class Truth:
             policy = str((entry.value or {}).get("digest", ""))
         elif entry.kind == "enforcer":
             hosts = hosts - {entry.name} if entry.value is None else hosts | {entry.name}
-        return State(revoked, paused, policy, hosts)
+        elif entry.kind == "agent":
+            agents = frozenset(one for one in agents if one[0] != entry.name)
+            agents |= {(entry.name, entry.value["secret"])} if entry.value is not None else set()
+        return State(revoked, paused, policy, hosts, agents)
 
     def answered(self, request_id: str, epoch: int | None) -> None:
         """Control has answered for a request: in force as this epoch, or None for never made."""
@@ -204,9 +211,12 @@ class Truth:
 
     def recorded(
         self, boot: str, seq: int, call: RecordedCall, record: tuple[Any, ...], seen: tuple[int, bytes, int] | None,
-        now_ns: int, looked_ns: int,
+        now_ns: int, looked_ns: int, agents: tuple[int, frozenset[tuple[str, str]]],
     ) -> None:  # fmt: skip
-        """A door has recorded something; `seen` is its word then, and `looked_ns` when it last asked what is wanted."""
+        """A door has recorded something; `seen` is its word then, and `looked_ns` when it last asked what is wanted.
+
+        `agents` are those that it knows, and as of which epoch. Those of a later one may be some that came behind a gap.
+        """
         door = self.doors[boot]
         texts = record[TEXTS]
         if record[0] == Kind.DECISION:
@@ -217,17 +227,18 @@ class Truth:
                              f"{epoch} and {policy.hex()[:8]}")  # fmt: skip
             self._decision(boot, door, call, record, texts, now_ns)
             self._policies(boot, door, texts[POLICY_DIGEST], looked_ns)
+            if agents[0] <= record[EPOCH] and agents[1] != self.states[record[EPOCH]].agents:
+                raise Broken("agents", f"door {boot} decides by epoch {record[EPOCH]} and knows the agents of {agents[0]}")
             if record[4] == Verdict.ALLOW:
                 door.open[seq] = call
         else:
-            made = door.open.pop(record[1])
-            if record[5] != Outcome.REFUSED:
-                self._act(boot, door.host, made, now_ns)
+            del door.open[record[1]]
 
-    def acted(self, boot: str, standing: Standing) -> None:
-        """A door does what it has recorded, and this is what its board says of it."""
+    def acted(self, boot: str, standing: Standing, call: RecordedCall, now_ns: int) -> None:
+        """A door does what it has recorded, and this is what its board says of it. Its record may wait for room."""
         if standing is not Standing.GO:
             raise Broken("act", f"door {boot} lets out what its board calls {standing.name.lower()}")
+        self._act(boot, self.doors[boot].host, call, now_ns)
 
     def _decision(
         self, boot: str, door: DoorTruth, call: RecordedCall, record: tuple[Any, ...], texts: Sequence[str], now_ns: int
