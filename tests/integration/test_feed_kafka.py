@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from schemas.records import Standing
 from tests.support.entries import revocation
 from tests.support.fed import HOST, Fed
@@ -20,6 +22,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.soak
 def test_a_host_joins_a_hundred_thousand_live_entries_in_less_than_ten_seconds_of_work(tmp_path: Path, kafka: Kafka) -> None:
     with Fed(tmp_path / "home", kafka=kafka.address, every=1.0) as fed:
         with fed.control.silence():

@@ -12,7 +12,7 @@ from tests.sim.world import World
 
 SEEDS = 1_000
 BLOCK = 50
-QUICK = 500
+QUICK = 300
 """As many of them run with every change, all with the long tests."""
 
 SEEDS_OF_CORNERS = 400

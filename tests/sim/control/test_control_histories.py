@@ -12,7 +12,7 @@ from tests.sim.telling import outcome, tell, told_elsewhere
 
 SEEDS = 1_000
 BLOCK = 50
-QUICK = 500
+QUICK = 300
 """As many of them run with every change, all with the long tests."""
 
 SEEDS_OF_CORNERS = 400
