@@ -184,10 +184,7 @@ class Exchange:
                 break
         if decision.verdict is Verdict.ALLOW:
             return None
-        self._finish(
-            End(time_ns=now_ns, outcome=Outcome.REFUSED, duration_ns=self._since(now_ns), error=f"{action}: {why}",
-                reason=decision.reason, address=self.address),
-        )  # fmt: skip
+        self._take_back(decision.reason, f"{action}: {why}", now_ns)
         said = f"{action} is needed ({why}): {said_of(decision.reason)}"
         return self._refusal(decision.reason, said, policies=decision.because, action=action)
 
@@ -227,24 +224,25 @@ class Exchange:
 
     def refuse(self, reason: str, error: str, now_ns: int) -> Refusal:
         """It was let out and must not be done after all, for what only its preparation showed, such as an address."""
-        self._finish(
-            End(time_ns=now_ns, outcome=Outcome.REFUSED, duration_ns=self._since(now_ns), error=error, reason=reason,
-                address=self.address),
-        )  # fmt: skip
+        self._take_back(reason, error, now_ns)
         return self._refusal(reason, error)
 
     def cut(self, reason: str, bytes_out: int, bytes_in: int, now_ns: int) -> Refusal:
         """It was out and is stopped by the board; what it had moved until then stays in the record."""
-        self._finish(
-            End(time_ns=now_ns, outcome=Outcome.REFUSED, bytes_out=bytes_out, bytes_in=bytes_in,
-                duration_ns=self._since(now_ns), error=f"{reason} while open", reason=reason, address=self.address),
-        )  # fmt: skip
+        self._take_back(reason, f"{reason} while open", now_ns, bytes_out, bytes_in)
         return self._refusal(reason)
 
     def withdraw(self, reason: str, now_ns: int) -> Refusal:
         """It waits, and the board will not have it any more: nothing of it was sent."""
         self._finish(withdrawn(reason, now_ns))
         return self._refusal(reason)
+
+    def _take_back(self, reason: str, error: str, now_ns: int, bytes_out: int = 0, bytes_in: int = 0) -> None:
+        """Its last word is a refusal, though its decision let it out."""
+        self._finish(
+            End(time_ns=now_ns, outcome=Outcome.REFUSED, bytes_out=bytes_out, bytes_in=bytes_in,
+                duration_ns=self._since(now_ns), error=error, reason=reason, address=self.address),
+        )  # fmt: skip
 
     def _finish(self, end: End) -> None:
         if not self.open:

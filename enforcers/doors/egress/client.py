@@ -20,8 +20,8 @@ from enforcers.core.refusal import Refusal, malformed, unknown
 from enforcers.doors.egress import tunnel
 from enforcers.doors.egress.asking import ask, over_its_limit
 from enforcers.doors.egress.connection import FOREVER, Connection
+from enforcers.doors.egress.ends import BUFFER_BYTES
 from enforcers.doors.egress.flight import Flight
-from enforcers.doors.egress.origin import BUFFER_BYTES
 
 if TYPE_CHECKING:
     from enforcers.doors.egress.door import Door

@@ -1,4 +1,4 @@
-"""The two ends of a tunnel as the loop sees them: the protocols of its connections. What it means is the tunnel's affair."""
+"""Connections as the loop sees them: how one is paused and left, and the two ends of a tunnel. What it means, others know."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,31 @@ BUFFER_BYTES: Final = 64 << 10
 """What may wait to be written in one direction before its sender is paused, beside the one read that goes over it."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Held(asyncio.Protocol):
+    """A connection that is not read while whoever gets what it sends is slow."""
+
+    __slots__ = ("_held", "transport")
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self._held = False
+        """Whether it is not read for now."""
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if not self._held:
+            self._held = True
+            with contextlib.suppress(RuntimeError):  # it is closing
+                self.transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on."""
+        if self._held:
+            self._held = False
+            with contextlib.suppress(RuntimeError):
+                self.transport.resume_reading()
 
 
 class Joins(Protocol):

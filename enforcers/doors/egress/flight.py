@@ -19,7 +19,8 @@ from enforcers.core.http.framing import CHUNKED, LENGTH, UNTIL_CLOSE, Body, chun
 from enforcers.core.http.head import Answer, Request, find_head, parse_answer
 from enforcers.core.http.target import Where
 from enforcers.core.tracing import Trace, traceparent
-from enforcers.doors.egress.origin import BUFFER_BYTES, Origin
+from enforcers.doors.egress.ends import BUFFER_BYTES
+from enforcers.doors.egress.origin import Origin
 from enforcers.doors.egress.tunnel import relay
 from schemas.limits import MIB
 from schemas.records import Outcome

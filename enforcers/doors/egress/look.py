@@ -77,17 +77,15 @@ class Clock:
         obeyed = door.obeyed
         standing = obeyed.look()
         seen = (obeyed.board.generation, standing)
+        if seen != self._board:
+            door.ask_all(stale_too=False)
         if standing is not Standing.STALE:
             self._stale_since = 0.0
             self._asked_stale = False
-            if seen != self._board:
-                door.ask_all(stale_too=False)
         else:
             now = self._loop.time()
             if not self._stale_since:
                 self._stale_since = now
-            if seen != self._board:
-                door.ask_all(stale_too=False)
             if not self._asked_stale and now - self._stale_since >= door.config.stale_tunnel_ms / 1000:
                 self._asked_stale = True
                 door.ask_all(stale_too=True)

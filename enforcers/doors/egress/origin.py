@@ -4,23 +4,22 @@ It is made by the dialer, kept by the pool, and lent to one flight after another
 """
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from enforcers.doors.egress.ends import BUFFER_BYTES, Held
 
 if TYPE_CHECKING:
     from enforcers.doors.egress.flight import Flight
     from enforcers.doors.egress.pool import Key, Pool
 
-BUFFER_BYTES: Final = 64 << 10
-"""What may wait to be written before the other side is paused, beside the one read that goes over it."""
 
-
-class Origin(asyncio.Protocol):
+class Origin(Held):
     """One connection."""
 
-    __slots__ = ("_held", "_pool", "address", "closed", "flight", "key", "transport", "used")
+    __slots__ = ("_pool", "address", "closed", "flight", "key", "used")
 
     def __init__(self, pool: "Pool", key: "Key") -> None:
+        super().__init__()
         self.key = key
         self.address = ""
         """`ADDRESS:PORT` that was dialled."""
@@ -28,8 +27,6 @@ class Origin(asyncio.Protocol):
         self.used = False
         """Whether it has carried a call already: then its origin may have closed it before it sees the next one."""
         self.closed = False
-        self.transport: asyncio.Transport
-        self._held = False
         self._pool = pool
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,8 +71,7 @@ class Origin(asyncio.Protocol):
         self.used = True
         if self.closed or self.transport.get_write_buffer_size():
             return False
-        if self._held:
-            self.release()
+        self.release()
         return True
 
     def close(self) -> None:
@@ -92,15 +88,3 @@ class Origin(asyncio.Protocol):
         self.flight = None
         self._pool.gone(self)
         return self.transport
-
-    def hold(self) -> None:
-        """Read no more until `release`: its client is slow."""
-        self._held = True
-        with contextlib.suppress(RuntimeError):  # it is closing
-            self.transport.pause_reading()
-
-    def release(self) -> None:
-        """Read on."""
-        self._held = False
-        with contextlib.suppress(RuntimeError):
-            self.transport.resume_reading()
