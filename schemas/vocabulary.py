@@ -200,6 +200,11 @@ def host_uid(name: str, port: int) -> str:
     return entity_uid("Host", _bounded("host", f"{plain}:{port}" if plain else "", RESOURCE_BYTES_MAX))
 
 
+def host_port(host: str, port: int) -> str:
+    """`HOST:PORT`, an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _plain_host(name: str) -> str:
     return name.lower().removesuffix(".")
 

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, TypeAlias
 
 from schemas.errors import OperatorFault
-from schemas.vocabulary import shown
+from schemas.vocabulary import host_port, shown
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -232,4 +232,4 @@ def read_address(text: str) -> Address | None:
 
 def address_text(address: Address, port: int) -> str:
     """`192.0.2.1:443`, `[2001:db8::1]:443`: how an address that was dialled stands in a record."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    return host_port(str(address), port)

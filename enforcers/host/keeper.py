@@ -33,6 +33,7 @@ from schemas.errors import OperatorFault
 from schemas.home import Home
 from schemas.process import OPERATOR, Lock, last_line, port_problem, private_dir, read_run_file, rotate
 from schemas.records import make_boot
+from schemas.vocabulary import host_port
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ LOOK_S: Final = 0.05
 
 READY_S: Final = 30.0
 """How long a door may take until it listens; then it is killed. So may one whose run file is another process's."""
+
+AGAIN_S: Final = 1.0
+"""How often the run file of a door that listens is read: nothing but READY_S hangs on it then."""
 
 QUICK_S: Final = 5.0
 """A door that dies this soon after its start, or before it listens, is started again at once the first time; the next times
@@ -149,6 +153,8 @@ class _Door:
         if code is not None:
             self._died(code, now)
             return
+        if self.ready and now - self._silent < AGAIN_S:
+            return
         said = read_run_file(self._home.run_file(self.name)) or {}
         if said.get("pid") == self.process.pid and said.get("state") == "ready":
             self._silent = now
@@ -236,7 +242,7 @@ class Keeper:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._socket.bind((listen, self._port))
         self._port = self._socket.getsockname()[1]
-        self.address = f"[{listen}]:{self._port}" if address.version == 6 else f"{listen}:{self._port}"
+        self.address = host_port(listen, self._port)
         for left in self._home.log.glob(f".{self._host}-*.log"):  # of processes that never were doors
             left.unlink(missing_ok=True)
         self._doors = [_Door(self._home, *claim_name(self._home, leaving=True)) for _ in range(self._wanted)]
@@ -347,8 +353,7 @@ def own_servers(config: Config) -> tuple[str, ...]:
     for url, plain, secure in ((config.clickhouse.url, 8123, 8443), (config.control.url, 80, 443)):
         if url:
             parts = urlsplit(url)
-            host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            found.append(f"{host}:{parts.port or (secure if parts.scheme == 'https' else plain)}")
+            found.append(host_port(str(parts.hostname), parts.port or (secure if parts.scheme == "https" else plain)))
     return tuple(dict.fromkeys(found))
 
 

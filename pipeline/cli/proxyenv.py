@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from schemas.errors import OperatorFault
 from schemas.limits import NAME_BYTES_MAX
-from schemas.vocabulary import shown
+from schemas.vocabulary import host_port, shown
 
 CREDENTIAL: Final = "WARDLINE_CREDENTIAL"
 """The variable that may hold an agent's credential for `wardline run`; the program that is run does not get it."""
@@ -60,7 +60,7 @@ class Proxy:
     @property
     def address(self) -> str:
         """HOST:PORT."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     @property
     def authority(self) -> str:

@@ -39,6 +39,7 @@ from schemas.home import Home
 from schemas.keys import query_key
 from schemas.process import OPERATOR, Lock, leave_with_parent, unix_socket, write_run_file
 from schemas.telemetry import serve_metrics, setup_logging
+from schemas.vocabulary import host_port
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class Server:
         while not self._obeyed.may_decide and time.monotonic() < until:
             await self._rest("waiting for the first policies and agents")
             self._obeyed.look(wait=True)
-        own = Own(home.run, (*orders.own, _pair(config.listen, orders.port)))
+        own = Own(home.run, (*orders.own, host_port(config.listen, orders.port)))
         await own.begin(resolver)
         self._door = Door(
             self._name, config, spooler=self._spooler, obeyed=self._obeyed, identify=identify,
@@ -184,7 +185,7 @@ class Server:
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-            self._address = _pair(config.listen, self._orders.port)
+            self._address = host_port(config.listen, self._orders.port)
             self._state, self._why = "ready", ""
             self._say()
             await self._stop.wait()
@@ -264,13 +265,9 @@ def _tcp_socket(listen: str, port: int) -> socket.socket:
     except OSError as fault:
         made.close()
         said = (fault.strerror or str(fault)).lower()
-        raise OperatorFault(f"egress.listen: `{_pair(listen, port)}` cannot be listened on: {said}") from fault
+        raise OperatorFault(f"egress.listen: `{host_port(listen, port)}` cannot be listened on: {said}") from fault
     made.setblocking(False)
     return made
-
-
-def _pair(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
