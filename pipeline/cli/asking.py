@@ -17,7 +17,6 @@ from schemas.vocabulary import parse_uid
 ANSWER_S: Final = 180
 """How long one answer may take: more than `store.query_seconds` gives a query by default."""
 
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _ZERO: Final = re.compile(r"0+")
 
 
@@ -91,14 +90,6 @@ def stamp(when: datetime) -> str:
 def shown_time(when: datetime | None) -> str:
     """A time as a person reads it, UTC, to the millisecond."""
     return f"{clock(when.timestamp())}.{when.microsecond // 1000:03d}" if when is not None else "-"
-
-
-def shown_size(count: int) -> str:
-    """Bytes as a person reads them."""
-    size, unit = float(count), 0
-    while size >= 1024 and unit < len(_UNITS) - 1:
-        size, unit = size / 1024, unit + 1
-    return f"{count} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
 
 
 def shown_span(ms: float) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from pipeline.cli.arrivals import Arrivals, Key, calls_in
-from pipeline.cli.asking import Asker, asking, jsonable, named, shown_size, shown_span, shown_time
-from pipeline.cli.common import Commands, add_clickhouse, config_of, home_of, printable, table
+from pipeline.cli.asking import Asker, asking, jsonable, named, shown_span, shown_time
+from pipeline.cli.common import Commands, add_clickhouse, config_of, home_of, printable, shown_size, table
 from pipeline.cli.revoke import moment, span
 from schemas.errors import PeerFault
 from schemas.selectors import make_selector

@@ -162,6 +162,17 @@ def home_words(home: Home) -> str:
     return "" if home.root == default_root(os.environ) else f" --home {shlex.quote(str(home.root))}"
 
 
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def shown_size(count: int) -> str:
+    """Bytes as a person reads them."""
+    size, unit = float(count), 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{count} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
+
+
 def clock(seconds: float) -> str:
     """A time in seconds since 1970 as a person reads it, UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"

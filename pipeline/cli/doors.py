@@ -36,10 +36,17 @@ def find_door(home: Home, name: str | None) -> Door:
 
 def ready_doors(home: Home) -> Iterator[Door]:
     """Every living door that says it is ready, `door-2` before `door-10`."""
+    for name, said in living_doors(home):
+        if said.get("state") == "ready" and (door := _door(home, name, said)):
+            yield door
+
+
+def living_doors(home: Home) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each living door says of itself, `door-2` before `door-10`."""
     for path in sorted(home.run.glob("door-*.json"), key=lambda path: (len(path.name), path.name)):
         said = read_run_file(path)
-        if said is not None and said["alive"] and said.get("state") == "ready" and (door := _door(home, path.stem, said)):
-            yield door
+        if said is not None and said["alive"]:
+            yield path.stem, said
 
 
 def _door(home: Home, name: str, said: dict[str, Any]) -> Door | None:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.cli.asking import known, shown_size, shown_span, shown_time
-from pipeline.cli.common import printable
+from pipeline.cli.asking import known, shown_span, shown_time
+from pipeline.cli.common import printable, shown_size
 from pipeline.cli.policytext import PolicyText
 from schemas.limits import CHAIN_LINKS_MAX
 from schemas.vocabulary import action_uid

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.common import Commands, config_of, home_of
+from pipeline.cli.common import Commands, config_of, home_of, shown_size
 from pipeline.cli.controlclient import Control
 from schemas.config import Config
 from schemas.errors import WardlineError
@@ -338,8 +338,8 @@ def render(found: Status) -> str:
         f"  control       {_control_line(found.control)}",
         f"  policy        {found.policy_digest or '-'}",
         f"  records       {', '.join(f'{lag[stage]:,} {stage}' for stage in STAGES)}; {waiting:,} on their way",
-        f"  disk          spools {_size(disk['spool_bytes'])}, outboxes {_size(disk['outbox_bytes'])}, "
-        f"store {_size(disk['store_bytes'])}",
+        f"  disk          spools {shown_size(disk['spool_bytes'])}, outboxes {shown_size(disk['outbox_bytes'])}, "
+        f"store {shown_size(disk['store_bytes'])}",
         f"  dead letters  {letters}",
     ]
     lines += [f"  BLOCKED       {line}" for line in found.blocked]
@@ -366,12 +366,3 @@ def _control_line(control: dict[str, Any]) -> str:
         ready = sum(host["state"] == "ready" for host in hosts)
         parts.append(f"{ready} of {len(hosts)} enforcers ready{f' ({late})' if late else ''}")
     return ", ".join(parts)
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

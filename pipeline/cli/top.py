@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.asking import Asker, asking, named, shown_size
-from pipeline.cli.common import Commands, add_clickhouse, clock, config_of, home_of, printable, table
+from pipeline.cli.asking import Asker, asking, named
+from pipeline.cli.common import Commands, add_clickhouse, clock, config_of, home_of, printable, shown_size, table
+from pipeline.cli.doors import living_doors
 from schemas.errors import PeerFault
 from schemas.home import Home
-from schemas.process import read_run_file
 from schemas.records import Kind
 
 WINDOW_S: Final = 15
@@ -143,12 +143,7 @@ _SETS: Final = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 1))
 
 def doors_of(home: Home) -> list[Row]:
     """What the living doors of this machine say of themselves."""
-    found = []
-    for path in sorted(home.run.glob("door-*.json")) if home.run.is_dir() else ():
-        said = read_run_file(path)
-        if said is not None and said["alive"]:
-            found.append({"name": path.stem, **{name: said.get(name, "") for name in DOOR_FIELDS}})
-    return found
+    return [{"name": name, **{field: said.get(field, "") for field in DOOR_FIELDS}} for name, said in living_doors(home)]
 
 
 # -- for people ----------------------------------------------------------------------------------------------------------

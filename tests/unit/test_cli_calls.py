@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.cli import calls
 from pipeline.cli.arrivals import Arrivals, Arrived, calls_in, with_number
-from pipeline.cli.asking import named, shown_size, shown_span, shown_time
-from pipeline.cli.common import table
+from pipeline.cli.asking import named, shown_span, shown_time
+from pipeline.cli.common import shown_size, table
 from pipeline.cli.main import build_parser, main
 
 WHEN = datetime(2026, 1, 31, 12, 0, 0, 1_500, UTC)
