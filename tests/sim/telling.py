@@ -35,6 +35,14 @@ class History(Protocol):
         """Raises Broken when a rule does not hold."""
 
 
+SEEDS = 1_000
+"""Histories of each world that must hold."""
+
+BLOCK = 50
+QUICK = 300
+BLOCKS = [pytest.param(first, marks=pytest.mark.soak if first >= QUICK else ()) for first in range(0, SEEDS, BLOCK)]
+"""Where each block of seeds begins: the first QUICK seeds run with every change, the others with the long tests."""
+
 W = TypeVar("W", bound=History)
 Plant = tuple[Callable[[], AbstractContextManager[None]], str]
 """What plants a bug, and the rule that it breaks."""

@@ -7,13 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.sim.telling import outcome, tell, told_elsewhere
+from tests.sim.telling import BLOCK, BLOCKS, SEEDS, outcome, tell, told_elsewhere
 from tests.sim.world import World
-
-SEEDS = 1_000
-BLOCK = 50
-QUICK = 300
-"""As many of them run with every change, all with the long tests."""
 
 SEEDS_OF_CORNERS = 400
 
@@ -40,9 +35,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(first, marks=pytest.mark.soak if first >= QUICK else ()) for first in range(0, SEEDS, BLOCK)]
-)
+@pytest.mark.parametrize("first", BLOCKS)
 def test_no_record_is_lost_doubled_or_forgotten_too_early(first: int) -> None:
     broken = {seed: outcome(World, seed)[0] for seed in range(first, first + BLOCK)}
     assert {seed: rule for seed, rule in broken.items() if rule} == {}, "python -m tests.sim --seed N prints a history"

@@ -8,12 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.sim.control.world import World
-from tests.sim.telling import outcome, tell, told_elsewhere
-
-SEEDS = 1_000
-BLOCK = 50
-QUICK = 300
-"""As many of them run with every change, all with the long tests."""
+from tests.sim.telling import BLOCK, BLOCKS, SEEDS, outcome, tell, told_elsewhere
 
 SEEDS_OF_CORNERS = 400
 
@@ -42,9 +37,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(first, marks=pytest.mark.soak if first >= QUICK else ()) for first in range(0, SEEDS, BLOCK)]
-)
+@pytest.mark.parametrize("first", BLOCKS)
 def test_no_door_decides_by_what_the_journal_did_not_have_or_too_late(first: int) -> None:
     broken = {seed: outcome(World, seed)[0] for seed in range(first, first + BLOCK)}
     assert {seed: rule for seed, rule in broken.items() if rule} == {}, "python -m tests.sim.control --seed N prints a history"
