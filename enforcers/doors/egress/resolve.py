@@ -86,6 +86,8 @@ class Resolver:
 
     def __init__(self, config: Egress) -> None:
         """Raises OperatorFault for a name server that is none."""
+        self.lookups = 0
+        """Names that were looked up, so far."""
         self._wait_s = config.dns_ms / 1000
         servers = parse_servers(config.dns_servers)
         self._ask = _Servers(servers, self._wait_s).ask if servers else _System().ask
@@ -125,6 +127,7 @@ class Resolver:
             raise Unreachable("timeout", f"`{shown(host)}` was not resolved within {self._wait_s:g} s", "dns_ms") from None
 
     async def _look(self, host: str) -> list[Address]:
+        self.lookups += 1
         try:
             found, holds_s = await self._ask(host)
         finally:
