@@ -7,5 +7,6 @@ door writes and `layout` the bytes of it; `frame` carries records to the pipelin
 and migrations; `frontier` tells the host what it may forget; `control` is an entry of the log that goes the other way,
 `follower` what its reader may believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has
 applied what; `agents` are those that a host hands to its doors; `config` is the configuration file, `links` reaches Kafka and
-ClickHouse as it says; `keys` are the signing keys.
+ClickHouse as it says; `keys` are the signing keys. What is noticed of the calls: `egress` are sums of them by who may
+be judged, and `findings` what detectors say.
 """

@@ -4,7 +4,7 @@ A key that is not listed here is refused, so that a misspelt limit never silentl
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
@@ -147,6 +147,47 @@ class Issuer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Detect:
+    """`[detect]`: whether calls are stitched and looked at, and how much of the past detectors know."""
+
+    on: bool = True
+    lookback_days: int = _whole(15, 1, 400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Respond:
+    """One `[[respond]]`: which findings revoke what, for how long, and how often at most. Without one, findings only alert."""
+
+    name: str = ""
+    finding: str = ""
+    min_score: int = _whole(90, 1, 100)
+    revoke: str = ""
+    cascade: bool = False
+    for_s: int = _whole(3_600, 1, 365 * 86_400)
+    limit: int = _whole(5, 1, 10_000)
+    limit_s: int = _whole(3_600, 1, 365 * 86_400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Siem:
+    """One `[[siem]]`: where security events go, as OCSF."""
+
+    name: str = ""
+    kind: str = _choice("file", "file", "splunk", "syslog")
+    ocsf: str = _choice("1.8.0", "1.8.0", "1.1.0")
+    events: tuple[str, ...] = ("findings", "revocations")
+    path: str = ""
+    rotate_bytes: int = _whole(64 << 20, 1 << 16, 1 << 34)
+    keep: int = _whole(8, 1, 1_000)
+    url: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    client_certificate_file: str = ""
+    client_key_file: str = ""
+    retry_s: int = _whole(30, 1, 3_600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file."""
 
@@ -157,7 +198,10 @@ class Config:
     store: Store = field(default_factory=Store)
     control: Control = field(default_factory=Control)
     egress: Egress = field(default_factory=Egress)
+    detect: Detect = field(default_factory=Detect)
     issuer: tuple[Issuer, ...] = ()
+    respond: tuple[Respond, ...] = ()
+    siem: tuple[Siem, ...] = ()
 
 
 SECTIONS: Mapping[str, type[Any]] = {
@@ -168,6 +212,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "store": Store,
     "control": Control,
     "egress": Egress,
+    "detect": Detect,
 }
 
 
@@ -193,12 +238,12 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
     """Turn parsed TOML into a Config, or raise OperatorFault that begins with `name`."""
     parts: dict[str, Any] = {}
     for section, table in tree.items():
-        if section == "issuer":
-            parts[section] = _issuers(table, name)
+        if section in TABLES:
+            parts[section] = TABLES[section](table, name)
             continue
         kind = SECTIONS.get(section)
         if kind is None:
-            raise OperatorFault(f"{name}: unknown section `{section}`, known are {', '.join(SECTIONS)}, issuer")
+            raise OperatorFault(f"{name}: unknown section `{section}`, known are {', '.join([*SECTIONS, *TABLES])}")
         if not isinstance(table, dict):
             raise OperatorFault(f"{name}: `{section}` is not a section")
         parts[section] = _section(kind, table, f"{name}: {section}")
@@ -223,19 +268,38 @@ def check_config(tree: Mapping[str, Any], name: str) -> Config:
     return config
 
 
-def _issuers(tables: Any, name: str) -> tuple[Issuer, ...]:
+def _tables(kind: type[Any], tables: Any, name: str, section: str, needs: tuple[str, ...]) -> dict[str, Any]:
+    """An array of tables, by the first of the keys that each must have, which must differ."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise OperatorFault(f"{name}: `issuer` is no array of tables: write `[[issuer]]`")
-    found: dict[str, Issuer] = {}
+        raise OperatorFault(f"{name}: `{section}` is no array of tables: write `[[{section}]]`")
+    found: dict[str, Any] = {}
     for table in tables:
-        issuer: Issuer = _section(Issuer, table, f"{name}: issuer")
-        for key in ("url", "audience", "jwks_file"):
-            if not getattr(issuer, key):
-                raise OperatorFault(f"{name}: issuer.{key}: is missing")
-        if issuer.url in found:
-            raise OperatorFault(f"{name}: issuer.url: `{issuer.url}` stands twice")
-        found[issuer.url] = issuer
-    return tuple(found.values())
+        one = _section(kind, table, f"{name}: {section}")
+        for key in needs:
+            if not getattr(one, key):
+                raise OperatorFault(f"{name}: {section}.{key}: is missing")
+        called = getattr(one, needs[0])
+        if called in found:
+            raise OperatorFault(f"{name}: {section}.{needs[0]}: `{called}` stands twice")
+        found[called] = one
+    return found
+
+
+def _issuers(tables: Any, name: str) -> tuple[Issuer, ...]:
+    return tuple(_tables(Issuer, tables, name, "issuer", ("url", "audience", "jwks_file")).values())
+
+
+def _responds(tables: Any, name: str) -> tuple[Respond, ...]:
+    return tuple(_tables(Respond, tables, name, "respond", ("name", "finding", "revoke")).values())
+
+
+def _siems(tables: Any, name: str) -> tuple[Siem, ...]:
+    return tuple(_tables(Siem, tables, name, "siem", ("name",)).values())
+
+
+TABLES: Final[Mapping[str, Callable[[Any, str], tuple[Any, ...]]]] = {
+    "issuer": _issuers, "respond": _responds, "siem": _siems,
+}  # fmt: skip
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:

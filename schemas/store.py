@@ -125,6 +125,60 @@ ACK_SCHEMA: Final = pa.schema(
 )
 """The Arrow columns of an insert into `acknowledged`: what a host (`door` empty) or one of its doors has said of itself."""
 
+TRACE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("trace_id", pa.binary(16), nullable=False),
+        pa.field("version", pa.uint64(), nullable=False),
+        pa.field("grade", pa.utf8(), nullable=False),
+        pa.field("root", pa.utf8(), nullable=False),
+        pa.field("agents", pa.list_(pa.field("item", pa.utf8(), nullable=False)), nullable=False),
+        pa.field("enforcers", pa.list_(pa.field("item", pa.utf8(), nullable=False)), nullable=False),
+        pa.field("calls", pa.uint32(), nullable=False),
+        pa.field("denied", pa.uint32(), nullable=False),
+        pa.field("depth", pa.uint8(), nullable=False),
+        pa.field("started", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("ended", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("why", pa.utf8(), nullable=False),
+        pa.field("tenant", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `traces_stored`; `why` says what a grade other than `complete` comes from. A higher
+version replaces a row."""
+
+EDGE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("trace_id", pa.binary(16), nullable=False),
+        pa.field("boot", pa.uint64(), nullable=False),
+        pa.field("seq", pa.uint64(), nullable=False),
+        pa.field("version", pa.uint64(), nullable=False),
+        pa.field("parent_boot", pa.uint64(), nullable=False),
+        pa.field("parent_seq", pa.uint64(), nullable=False),
+        pa.field("assurance", pa.utf8(), nullable=False),
+        pa.field("chain", pa.list_(pa.field("item", pa.utf8(), nullable=False)), nullable=False),
+        pa.field("grade", pa.utf8(), nullable=False),
+        pa.field("tenant", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `edges_stored`: a call of a trace, the call that caused it (0, 0: none that is known),
+how that is known, and the effective chain (principal uids, root first)."""
+
+RESPONSE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("finding", pa.utf8(), nullable=False),
+        pa.field("rule", pa.utf8(), nullable=False),
+        pa.field("selector", pa.utf8(), nullable=False),
+        pa.field("state", pa.utf8(), nullable=False),
+        pa.field("epoch", pa.uint64(), nullable=False),
+        pa.field("for_s", pa.uint64(), nullable=False),
+        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("why", pa.utf8(), nullable=False),
+        pa.field("tenant", pa.utf8(), nullable=False),
+        pa.field("worker", pa.utf8(), nullable=False),
+    ]
+)
+"""The Arrow columns of an insert into `responses_stored`: what a rule did about a finding. `state` is `revoked` (in force as
+`epoch`), `limited` (the rule's rate limit stopped it), `excepted` or `failed`; the latest of (finding, rule, selector)."""
+
 ACK_GONE: Final = "gone"
 """`state` of a door that its host names no more. The others are those of `schemas.ack`; a door has `ready`."""
 
@@ -145,7 +199,7 @@ _ARROW_TYPES: Final[Mapping[str, str]] = {
     "uint8": "UInt8", "uint32": "UInt32", "uint64": "UInt64", "int32": "Int32", "string": "String", "binary": "String",
     "fixed_size_binary[8]": "FixedString(8)", "fixed_size_binary[16]": "FixedString(16)",
     "fixed_size_binary[32]": "FixedString(32)", "timestamp[us, tz=UTC]": "DateTime64(6, 'UTC')",
-    "timestamp[s, tz=UTC]": "DateTime('UTC')",
+    "timestamp[s, tz=UTC]": "DateTime('UTC')", "double": "Float64", "uint16": "UInt16",
 }  # fmt: skip
 
 

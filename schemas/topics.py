@@ -41,3 +41,18 @@ class Topics:
     def acks(self) -> str:
         """What each host and door has applied, signed, key = host; one partition."""
         return self.prefix + "acks"
+
+    @property
+    def egress(self) -> str:
+        """Partial aggregates of calls by detectors' subjects (`schemas.egress`); n partitions; kept by time."""
+        return self.prefix + "egress"
+
+    @property
+    def findings(self) -> str:
+        """Wakes whoever follows findings: the rows are in the store; key = agent; only partition 0 is used."""
+        return self.prefix + "findings"
+
+    @property
+    def alerts(self) -> str:
+        """OCSF events as JSON, key = agent; n partitions; kept by time."""
+        return self.prefix + "alerts"

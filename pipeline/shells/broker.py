@@ -95,7 +95,8 @@ def run(home: Home, config: Config, *, metrics_port: int = 0) -> int:
     write_run_file(path, said)
     topics = Topics(config.kafka.prefix)
     counts = {topics.calls: config.kafka.partitions, topics.stored: 1, topics.deadletter: 1,
-              topics.control: 1, topics.bundles: 1, topics.acks: 1}  # fmt: skip
+              topics.control: 1, topics.bundles: 1, topics.acks: 1, topics.egress: config.kafka.partitions,
+              topics.findings: 1, topics.alerts: config.kafka.partitions}  # fmt: skip
     cluster = MockCluster(counts)
     for topic, partitions in counts.items():
         PARTITIONS.labels(topic).set(partitions)

@@ -55,6 +55,9 @@ def wanted_topics(config: Config) -> list[Wanted]:
         # an enforcer that joins reads the bundle in force here, however old it is
         Wanted(topics.bundles, 1, "delete", {"retention.ms": "-1"}),
         Wanted(topics.acks, 1, "delete", kept),
+        Wanted(topics.egress, config.kafka.partitions, "delete", kept | size),
+        Wanted(topics.findings, 1, "delete", kept),
+        Wanted(topics.alerts, config.kafka.partitions, "delete", kept),
     ]
 
 
