@@ -21,6 +21,7 @@ LAWS = ("test_board.py", "test_spool.py", "test_columns.py", "test_decide_kernel
 BUILT = shutil.ignore_patterns("*.so", "*.c", "*.cpp", "__pycache__", "*.egg-info")
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_every_kernel_is_in_the_coverage_report(tmp_path: Path) -> None:
     copy = tmp_path / "copy"

@@ -39,7 +39,7 @@ SEEDS = 1_000
 """Histories of each world that must hold."""
 
 BLOCK = 50
-QUICK = 300
+QUICK = 200
 BLOCKS = [pytest.param(first, marks=pytest.mark.soak if first >= QUICK else ()) for first in range(0, SEEDS, BLOCK)]
 """Where each block of seeds begins: the first QUICK seeds run with every change, the others with the long tests."""
 
