@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.cli.common import home_of
 from pipeline.cli.controlclient import POLL_S, SETTLE_S, Change, Control, Unsettled
+from pipeline.cli.doors import living_doors
 from schemas.config import Config
 from schemas.errors import PeerFault
+from schemas.home import Home
 
 NS_PER_MS: Final = 1_000_000
 
@@ -22,6 +25,8 @@ class Standing:
     host: str
     door: str
     """The boot of a door; empty for a host that has none."""
+    label: str
+    """What the door is called (`door-1`), where it runs under this home; else its boot."""
     epoch: int
     policy_digest: str
     applied_ns: int
@@ -34,20 +39,26 @@ class Standing:
     @property
     def name(self) -> str:
         """How a sentence names it."""
-        return f"{self.host} door {self.door}" if self.door else self.host
+        return f"{self.host} {self.label}" if self.door else self.host
 
     def has(self, epoch: int, digest: str) -> bool:
         """Whether it has applied a change; `digest` is empty where the change is no policy."""
         return self.epoch >= epoch and digest in ("", self.policy_digest)
 
 
-def standings(host: Mapping[str, Any]) -> list[Standing]:
-    """A host as control knows it, by its doors."""
+def labels_of(home: Home) -> dict[str, str]:
+    """The names of the doors that run under a home, by their boots."""
+    return {str(said.get("boot")): name for name, said in living_doors(home)}
+
+
+def standings(host: Mapping[str, Any], labels: Mapping[str, str]) -> list[Standing]:
+    """A host as control knows it, by its doors; `labels` are the names of those that run here, by their boots."""
     why = str(host["why"] or ("" if host["state"] == "ready" else host["state"]))
     own = [{"boot": "", **{key: host[key] for key in ("epoch", "policy_digest", "applied_ns", "policy_since_ns")}}]
     return [
-        Standing(host=host["host"], door=door["boot"], epoch=door["epoch"], policy_digest=door["policy_digest"],
-                 applied_ns=door["applied_ns"], since_ns=door["policy_since_ns"], why=why)
+        Standing(host=host["host"], door=door["boot"], label=labels.get(door["boot"], f"door {door['boot']}"),
+                 epoch=door["epoch"], policy_digest=door["policy_digest"], applied_ns=door["applied_ns"],
+                 since_ns=door["policy_since_ns"], why=why)
         for door in host["doors"] or own
     ]  # fmt: skip
 
@@ -81,7 +92,8 @@ def report(
         print(f"{said} as epoch {change.epoch}", flush=True)
     limit_s = args.timeout or float(config.control.ack_s)
     made_ns, hosts = _ask(control, change.epoch, digest, limit_s)
-    doors = [door for host in hosts if host["expected"] for door in standings(host)]
+    labels = labels_of(home_of(args))
+    doors = [door for host in hosts if host["expected"] for door in standings(host, labels)]
     late = [door for door in doors if not door.has(change.epoch, digest)]
     if args.json:
         shown = [_as_json(door, change, digest, made_ns) for door in doors]
@@ -126,6 +138,7 @@ def _told(door: Standing, change: Change, digest: str, made_ns: int) -> str:
 def _as_json(door: Standing, change: Change, digest: str, made_ns: int) -> dict[str, Any]:
     done = door.has(change.epoch, digest)
     return {
-        "host": door.host, "door": door.door, "epoch": door.epoch, "policy_digest": door.policy_digest, "acknowledged": done,
+        "host": door.host, "door": door.door, "name": door.name, "epoch": door.epoch, "policy_digest": door.policy_digest,
+        "acknowledged": done,
         "ms": round(_ms(door, made_ns), 3) if done else None, "why": door.why,
     }  # fmt: skip

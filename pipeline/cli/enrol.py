@@ -168,7 +168,7 @@ def run_enforcers(args: argparse.Namespace) -> int:
 
 def _enforcer(entry: dict[str, Any], host: dict[str, Any] | None) -> dict[str, Any]:
     said: dict[str, Any] = host or dict.fromkeys(("epoch", "seen_s", "lag_records")) | {"state": "never seen", "why": ""}
-    doors = standings(host) if host and host["doors"] else []
+    doors = standings(host, {}) if host and host["doors"] else []
     return {
         "name": name_of(entry), "key": entry["value"]["key"], "added": entry["time_ns"] / 1e9, "by": entry["actor"],
         "state": said["state"], "why": said["why"], "epoch": min([door.epoch for door in doors], default=said["epoch"]),

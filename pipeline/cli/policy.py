@@ -9,7 +9,7 @@ from typing import Any
 
 from enforcers.core.chain import make_chain
 from ext.decide import Matcher
-from pipeline.cli.applied import Standing, add_waiting, report, standings
+from pipeline.cli.applied import Standing, add_waiting, labels_of, report, standings
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
 from pipeline.cli.controlclient import Control
 from pipeline.policy.load import load_set, statement
@@ -117,7 +117,8 @@ def run_status(args: argparse.Namespace) -> int:
     """`wardline policy status`: 0 when every door runs the policies in force and the folder has no error, else 1."""
     control = Control(home := home_of(args), config_of(args, home))
     said = control.ask("/policy")
-    doors = [door for host in control.ask("/acks")["hosts"] if host["expected"] for door in standings(host)]
+    labels = labels_of(home)
+    doors = [door for host in control.ask("/acks")["hosts"] if host["expected"] for door in standings(host, labels)]
     digest, problem = str(said["digest"]), str((said["problem"] or {}).get("text", ""))
     if args.json:
         shown = [_door_as_json(door) for door in doors]

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from schemas.control import key_id_of
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.keys import parse_private, pinned, query_key, raw_public
+from schemas.process import write_run_file
 
 Capture = pytest.CaptureFixture[str]
 
@@ -118,8 +120,10 @@ class Hosts:
         return [{"epoch": 5, "time_ns": 1_000_000}]
 
 
-def told(capsys: Capture, control: Hosts, *, as_json: bool = False, digest: str = "") -> tuple[int, str, str]:
-    args = argparse.Namespace(json=as_json, timeout=0.2)
+def told(
+    capsys: Capture, control: Hosts, *, as_json: bool = False, digest: str = "", home: str = "/nowhere"
+) -> tuple[int, str, str]:
+    args = argparse.Namespace(json=as_json, timeout=0.2, home=home)
     change = Change(epoch=5, result={})
     code = applied.report(control, Config(), args, change, "revoked", digest=digest)  # type: ignore[arg-type]
     said = capsys.readouterr()
@@ -136,6 +140,18 @@ def test_each_door_is_shown_with_its_time_and_a_host_without_one_answers_for_its
         f"  enforce-1 door {'b' * 16}  0 ms",
         f"  enforce-2{' ' * 22}  1 ms",
     ]
+
+
+def test_a_door_that_runs_under_this_home_is_called_by_its_name(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    write_run_file(tmp_path / "run" / "door-2.json", {"name": "door-2", "pid": os.getpid(), "boot": "b" * 16})
+    control = Hosts(host("enforce-1", ("a" * 16, 5, 13_400_000), ("b" * 16, 5, 900_000)))
+    _, out, _ = told(capsys, control, home=str(tmp_path))
+    assert [line.split("  ")[1] for line in out.splitlines()[1:]] == [f"enforce-1 door {'a' * 16}", "enforce-1 door-2"]
+    _, out, _ = told(capsys, control, home=str(tmp_path), as_json=True)
+    assert [(door["door"], door["name"]) for door in json.loads(out)["doors"]] == [
+        ("a" * 16, f"enforce-1 door {'a' * 16}"), ("b" * 16, "enforce-1 door-2"),
+    ]  # fmt: skip
 
 
 def test_a_change_that_is_in_force_is_called_that_though_control_has_gone(
