@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from schemas.errors import AgentFault, OperatorFault
 from schemas.limits import LINE_BYTES_MAX, NAME_BYTES_MAX, RESOURCE_BYTES_MAX, STRING_BYTES_MAX
 from schemas.records import SEPARATOR, Outcome
-from schemas.vocabulary import action_uid, agent_uid, host_uid, parse_uid, tool_uid
+from schemas.vocabulary import UNIX, action_uid, agent_uid, host_uid, parse_uid, peer_address, tool_uid
 
 TIME_BEFORE: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """A call's time is from 1970 to before this: with the longest duration it still fits in 63 bits of nanoseconds."""
@@ -39,6 +39,8 @@ FIELDS: Final = {
     "key": "optional",
     "grant": "optional",
     "issuer": "optional",
+    "credential": "optional",
+    "client": "optional",
     "action": "required",
     "resource": "required",
     "bytes_out": "optional",
@@ -54,6 +56,7 @@ FIELDS: Final = {
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEX: Final = re.compile(r"[0-9a-fA-F]*")
 _TOKEN: Final = re.compile(r"[0-9a-f]{64}")
+_CREDENTIAL: Final = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{32})?")
 _UID: Final = re.compile(r'[A-Za-z_]\w*(::[A-Za-z_]\w*)*::"', re.ASCII)
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _CACHED: Final = 8192
@@ -79,6 +82,10 @@ class RecordedCall:
     """Thumbprint of the key that proved the agent."""
     grant: str = ""
     issuer: str = ""
+    credential: str = ""
+    """Names the secret or token that proved the agent: 32 or 64 lower-case hex digits. The token's, where the line has none."""
+    client: str = ""
+    """Where the caller's connection came from: an IP address, or `unix`."""
     action: str
     """`http:POST`, `mcp:tools/call`."""
     resource: str
@@ -122,6 +129,7 @@ def _parse(line: bytes, number: int, digest: bytes) -> RecordedCall:
     chain = _chain(take("chain", None), agent)
     outcome, error = _ended(take("outcome", None), take("error", None))
     trace = take("trace_id", None)
+    token = _token(take("token", None))
     span = take("parent_span", None)
     call = RecordedCall(
         ref=number,
@@ -129,10 +137,12 @@ def _parse(line: bytes, number: int, digest: bytes) -> RecordedCall:
         agent=agent,
         chain=chain,
         session=_text("session", take("session", None), NAME_BYTES_MAX),
-        token=_token(take("token", None)),
+        token=token,
         key=_text("key", take("key", None), NAME_BYTES_MAX),
         grant=_text("grant", take("grant", None), NAME_BYTES_MAX),
         issuer=_text("issuer", take("issuer", None), RESOURCE_BYTES_MAX),
+        credential=_credential(take("credential", None)) or token,
+        client=_client(_text("client", take("client", None), NAME_BYTES_MAX)),
         action=_action(_text("action", take("action", None), NAME_BYTES_MAX, required=True)),
         resource=_resource(_text("resource", take("resource", None), RESOURCE_BYTES_MAX, required=True)),
         bytes_out=_whole("bytes_out", take("bytes_out", None), 0, SIZE_MAX),
@@ -276,6 +286,15 @@ def _token(value: Any) -> str:
     return value
 
 
+def _credential(value: Any) -> str:
+    if value is None:
+        return ""
+    if type(value) is not str or not _CREDENTIAL.fullmatch(value):
+        # not shown, as a token is not
+        raise _Bad("credential: is not the hash that names a credential, 32 or 64 lower-case hex digits")
+    return value
+
+
 def _ended(outcome: Any, error: Any) -> tuple[Outcome, str]:
     if error is None:
         text = ""
@@ -356,6 +375,19 @@ def _resource(text: str) -> str:
                 raise _Bad(f"resource: {_show(text)} must be written {_show(canonical)}")
     except AgentFault as fault:
         raise _Bad(f"resource: {fault}") from None
+    return text
+
+
+@lru_cache(_CACHED)
+def _client(text: str) -> str:
+    if text in ("", UNIX):
+        return text
+    try:
+        canonical = peer_address(text)
+    except ValueError:
+        raise _Bad(f"client: {_show(text)} is neither an IP address nor `{UNIX}`") from None
+    if canonical != text:
+        raise _Bad(f"client: {_show(text)} must be written {_show(canonical)}")
     return text
 
 

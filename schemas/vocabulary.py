@@ -205,6 +205,19 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+UNIX: Final = "unix"
+"""Stands for where a connection came from that was made to a door's socket on disk: a process of the door's own machine."""
+
+
+def peer_address(address: str) -> str:
+    """An IP address in its one spelling: short form, no zone (RFC 4007), one that stands for an IPv4 address (RFC 4291, section
+    2.5.5.2) as that. Raises ValueError for what is none."""
+    if ":" not in address:
+        return str(ipaddress.IPv4Address(address))
+    found = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(found.ipv4_mapped or found)
+
+
 def _plain_host(name: str) -> str:
     return name.lower().removesuffix(".")
 

@@ -93,6 +93,8 @@ class Call(NamedTuple):
     query_bytes: int = 0
     query_bits: int = 0
     query_hash: int = 0
+    client: str = ""
+    """Where its caller's connection came from: an IP address, or `UNIX`; empty where nobody knows."""
     ref: int = 0
     """The caller's own number for the call."""
 
@@ -161,7 +163,7 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int
     allowed = decision.verdict is Verdict.ALLOW
     texts = (
         TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
-        call.action, target.resource, target.scheme, target.host, target.domain, "", call.path,
+        call.action, target.resource, target.scheme, target.host, target.domain, call.client, call.path,
         policies_text(decision.because), decision.reason, decision.policy_digest, "",
     )  # fmt: skip
     return (

@@ -61,7 +61,7 @@ class ReplayDoor:
         call = Call(
             time_ns=said.time_ns, door=DOOR, chain=_chain(said.chain), action=said.action, target=target_of(said.resource),
             trace_id=said.trace_id, parent_span=said.parent_span, session=said.session, token=said.token, key=said.key,
-            grant=said.grant, issuer=said.issuer, ref=said.ref,
+            grant=said.grant, issuer=said.issuer, credential=said.credential, client=said.client, ref=said.ref,
         )  # fmt: skip
         decision, seq = self._decide(call)
         if decision.verdict is not Verdict.ALLOW:

@@ -118,6 +118,7 @@ def test_the_frames_have_each_line_as_cedar_decides_it(home: Wardline) -> None:
         assert (record["session"], record["action"], record["resource"]) == (line.session, line.action, line.resource)
         assert (record["trace_id"], record["parent_span"]) == (line.trace_id, line.parent_span)
         assert (record["credential"], record["proof"], record["tenant"]) == ("", "", "default")
+        assert record["address"] == line.client == ""
         assert int(record["time"].timestamp() * 1_000_000) == line.time_ns // 1000
         end = {
             "kind": Kind.EFFECT, "outcome": line.outcome, "bytes_out": line.bytes_out, "bytes_in": line.bytes_in,

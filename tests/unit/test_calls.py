@@ -51,6 +51,7 @@ def test_a_whole_line_is_read() -> None:
     line = LEAST | {
         "time": "2026-01-31T12:00:00.5+02:00", "agent": 'Agent::"writer"', "chain": ['User::"al\\"ice"', "planner", "writer"],
         "session": "s-1", "token": "0123456789abcdef" * 4, "key": "NzbLsXh8", "grant": "g-7", "issuer": "https://idp.example.com/",
+        "credential": "0123456789abcdef" * 2, "client": "2001:db8::7",
         "action": "http:POST", "resource": 'Host::"api.example.com:443"', "bytes_out": 1, "bytes_in": 2,
         "status": -3, "duration_ms": 4.5, "trace_id": "0123456789abcdefABCDEF0123456789", "parent_span": "00000000000000ff",
         "outcome": "error", "error": "line one\nline two",
@@ -60,6 +61,7 @@ def test_a_whole_line_is_read() -> None:
         ref=7, time_ns=1_769_853_600_500_000_000, agent="writer",
         chain=('User::"al\\"ice"', 'Agent::"planner"', 'Agent::"writer"'), session="s-1",
         token="0123456789abcdef" * 4, key="NzbLsXh8", grant="g-7", issuer="https://idp.example.com/",
+        credential="0123456789abcdef" * 2, client="2001:db8::7",
         action="http:POST", resource='Host::"api.example.com:443"', bytes_out=1, bytes_in=2, status=-3,
         duration_ns=4_500_000, trace_id=bytes.fromhex("0123456789abcdefABCDEF0123456789"), parent_span=bytes(7) + b"\xff",
         outcome=Outcome.ERROR, error="line one\nline two",
@@ -108,6 +110,7 @@ def test_a_time_is_what_a_calendar_says(local: datetime, nanoseconds: int, offse
 
 
 NO_TOKEN = "token: is not the SHA-256 of a token, 64 lower-case hex digits"
+NO_CREDENTIAL = "credential: is not the hash that names a credential, 32 or 64 lower-case hex digits"
 BAD_VALUES = [
     ("time", "2026-01-31", "time: `2026-01-31` is no RFC 3339 time, such as 2026-01-31T12:00:00.5Z"),
     ("time", "2026-01-31T12:00:00", "time: `2026-01-31T12:00:00` is no RFC 3339 time, such as 2026-01-31T12:00:00.5Z"),
@@ -143,6 +146,14 @@ BAD_VALUES = [
     ("key", "k" * 257, f"key: `{'k' * 60}...` has 257 bytes, limit is 256"),
     ("grant", "g\n", "grant: `g\\n` has the control character U+000A"),
     ("issuer", "i" * 1025, f"issuer: `{'i' * 60}...` has 1025 bytes, limit is 1024"),
+    ("credential", "swordfish", NO_CREDENTIAL),
+    ("credential", "ab" * 24, NO_CREDENTIAL),
+    ("credential", "A" * 32, NO_CREDENTIAL),
+    ("client", "localhost", "client: `localhost` is neither an IP address nor `unix`"),
+    ("client", "192.0.2.1:80", "client: `192.0.2.1:80` is neither an IP address nor `unix`"),
+    ("client", "fe80::1%eth0", "client: `fe80::1%eth0` must be written `fe80::1`"),
+    ("client", "::ffff:192.0.2.1", "client: `::ffff:192.0.2.1` must be written `192.0.2.1`"),
+    ("client", 1, "client: `1` is a number, must be a text"),
     ("action", 'Action::"http:GET"', 'action: `Action::"http:GET"` is a uid, must be its name alone, such as `mcp:tools/call`'),
     ("action", "http:read", "action: `http:read` is a group of actions, no action of a call"),
     ("resource", "s/t", 'resource: `s/t` is no entity uid: one is written `Type::"id"`'),
@@ -180,6 +191,12 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("name", "value", "message"), BAD_VALUES, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(BAD_VALUES)])
 def test_a_bad_value_is_named_with_its_limit(name: str, value: Any, message: str) -> None:
     assert refused(LEAST | {name: value}) == message
+
+
+def test_a_token_is_the_credential_unless_the_line_names_another() -> None:
+    """As at a door, where a token's credential is its hash."""
+    assert (read(token="ab" * 32).credential, read(token="ab" * 32, credential="cd" * 16).credential) == ("ab" * 32, "cd" * 16)
+    assert (read().credential, read(client="unix").client, read(client="192.0.2.1").client) == ("", "unix", "192.0.2.1")
 
 
 def test_every_field_has_a_bad_value() -> None:

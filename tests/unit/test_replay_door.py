@@ -13,8 +13,9 @@ from enforcers.doors.spooler import STALE_S, Spooler
 from ext.spool import SpoolReader
 from schemas.errors import AgentFault, SpoolFull
 from schemas.process import Lock
-from schemas.records import Kind, Outcome, Verdict
+from schemas.records import STRING_FIELDS, Kind, Outcome, Verdict
 from tests.support.doorsite import BOOT, LIMITS, Site, between, read, records, said
+from tests.support.oracles import parse_records
 
 
 @pytest.fixture
@@ -43,6 +44,16 @@ def test_an_allowed_call_is_two_records_and_a_refused_one_is_one(site: Site, spo
         {"seq": 5, "call": 4, "ref": 3, "kind": Kind.EFFECT, "verdict": 255, "outcome": Outcome.ERROR},
     ]
     assert (spooler.last_seq, spooler.last_ref) == (5, 3)
+
+
+def test_a_line_may_say_which_credential_was_shown_and_from_where(site: Site, spooler: Spooler) -> None:
+    site.door.call(said(1, credential="ab" * 16, client="192.0.2.7"))
+    reader = SpoolReader(str(spooler.folder), spooler.boot)
+    (_, decision), (_, effect) = [one for run in reader.read(1 << 20, 1 << 30) for one in parse_records(bytes(run.view))]
+    reader.close()
+    texts = dict(zip(STRING_FIELDS, decision.texts, strict=True))
+    assert (texts["credential"], texts["address"], texts["proof"]) == ("ab" * 16, "192.0.2.7", "")
+    assert dict(zip(STRING_FIELDS, effect.texts, strict=True))["address"] == ""  # nothing was dialled
 
 
 def test_a_full_spool_makes_the_call_wait_until_its_host_makes_room(site: Site, spooler: Spooler) -> None:

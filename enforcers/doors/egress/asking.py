@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from enforcers.doors.egress.door import Door
 
 
-def ask(door: "Door", caller: Caller, request: Request, where: Where) -> tuple[Exchange, Trace, Refusal | None]:
-    """Decide and record a call; a Refusal where it may not go on."""
+def ask(
+    door: "Door", caller: Caller, request: Request, where: Where, peer: str
+) -> tuple[Exchange, Trace, Refusal | None]:
+    """Decide and record a call that came over a connection from `peer`; a Refusal where it may not go on."""
     now_ns = door.now_ns()
     trace = read_trace(request.trace, door.mint()) if request.trace else new_trace(door.mint())
     size, bits, mark = measure(where.query, door.query_key) if where.query else (0, 0, 0)
@@ -26,7 +28,7 @@ def ask(door: "Door", caller: Caller, request: Request, where: Where) -> tuple[E
     call = Call(
         now_ns, door.name, caller.chain, f"http:{request.method}", target_of(where.uid, where.scheme), trace.trace_id,
         trace.parent_span, caller.session, caller.assurance, caller.credential, caller.proof, caller.token, caller.twin,
-        caller.key, "", caller.issuer, caller.issued_s, path_text(where.path), size, bits, mark,
+        caller.key, "", caller.issuer, caller.issued_s, path_text(where.path), size, bits, mark, peer,
     )  # fmt: skip
     refused = exchange.begin(call, now_ns)
     figures = door.figures

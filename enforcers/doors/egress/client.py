@@ -74,7 +74,7 @@ class Client(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there, and counted, or closed at once."""
-        self.transport = transport  # type: ignore[assignment]  # uvloop's are asyncio.Transport in all but name
+        self.meet(transport)
         if not self._door.admit(self):
             self._state = GONE
             self.transport.abort()
@@ -288,7 +288,7 @@ class Client(Connection):
             if refused is not None:
                 self.refuse(refused)
                 return
-        exchange, trace, refused = ask(door, caller, request, where)
+        exchange, trace, refused = ask(door, caller, request, where, self.peer)
         if refused is not None:
             self.refuse(refused)
             return

@@ -5,6 +5,7 @@ import contextlib
 from typing import Final
 
 from enforcers.doors.egress.ends import Held, reset
+from schemas.vocabulary import UNIX, peer_address
 
 FOREVER: Final = float("inf")
 
@@ -12,13 +13,24 @@ FOREVER: Final = float("inf")
 class Connection(Held):
     """One connection of a client."""
 
-    __slots__ = ("_loop", "due")
+    __slots__ = ("_loop", "due", "peer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self.due = FOREVER
         """When its time is up, as the event loop counts."""
+        self.peer = ""
+        """Where it came from: an IP address without its port, or UNIX; empty where it is gone before we could ask."""
         self._loop = loop
+
+    def meet(self, transport: asyncio.BaseTransport) -> None:
+        """It is there. Where it came from is asked once: that is a system call, and does not change."""
+        self.transport = transport  # type: ignore[assignment]  # uvloop's are asyncio.Transport in all but name
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer = peer_address(name[0])
+        elif name is not None:  # a socket on disk: whoever connects to it has no name there, or one that says nothing
+            self.peer = UNIX
 
     def wait_s(self, seconds: float) -> None:
         """Its time is up in so long, whatever it was before."""

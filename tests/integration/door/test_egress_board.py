@@ -177,10 +177,15 @@ def test_a_door_that_is_to_stop_waits_for_calls_that_are_out_and_closes_its_spoo
 def test_the_socket_beside_the_port_is_the_same_proxy_for_this_user_alone(shared: EgressSite, door: DoorProcess) -> None:
     path = shared.home.door_socket("door-1")
     assert path.stat().st_mode & 0o777 == 0o600
+    before = len(shared.records())
     with RawOrigin(answer_ok) as origin, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(shared.get(origin.authority))
         assert read_answer(client).status == 200
+        client.sendall(shared.connect(origin.authority))
+        assert client.recv(64).startswith(b"HTTP/1.1 200 ")
+    said = [one["address"] for one in shared.records()[before:] if one["kind"] == "decision"]
+    assert said == ["unix", "unix"]  # where it came from; an end's address is the one that was dialled
 
 
 def test_a_home_with_a_long_path_has_its_socket_too(tmp_path: Path) -> None:

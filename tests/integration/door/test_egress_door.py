@@ -30,8 +30,8 @@ def test_a_call_is_recorded_before_it_goes_out_and_again_when_it_has_ended(share
                                               "reason", "policies", "address", "query_bytes")}  # fmt: skip
     assert said == {
         "kind": "decision", "agent": "reader", "session": "s-1", "action": "http:GET", "scheme": "http", "path": "/a/b",
-        "resource": f'Host::"{origin.authority}"', "proof": "secret", "reason": "permit", "policies": "all", "address": "",
-        "query_bytes": 8,
+        "resource": f'Host::"{origin.authority}"', "proof": "secret", "reason": "permit", "policies": "all",
+        "address": "127.0.0.1", "query_bytes": 8,
     }  # fmt: skip
     assert "secret=1" not in json.dumps(decision, default=repr)
     assert (effect["kind"], effect["call"], effect["outcome"]) == ("effect", decision["call"], "ok")
