@@ -9,37 +9,33 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pyarrow as pa
 
 from schemas.canonical import canonical
+from schemas.detectors import (
+    BEACON,
+    CHAIN,
+    DENY_BURST,
+    DETECTORS,
+    FIRST_SEEN,
+    LEAK,
+    LIMIT,
+    RISK,
+    SECOND_HOLDER,
+    SEQUENCE,
+    TACTICS,
+    VOLUME,
+)
 from schemas.store import quote_text
 
-FIRST_SEEN: Final = "first-seen"
-SECOND_HOLDER: Final = "second-holder"
-LEAK: Final = "leak"
-BEACON: Final = "beacon"
-DENY_BURST: Final = "deny-burst"
-VOLUME: Final = "volume"
-SEQUENCE: Final = "sequence"
-CHAIN: Final = "chain"
-RISK: Final = "risk"
-
-TACTICS: Final[Mapping[str, str]] = {
-    FIRST_SEEN: "TA0011",
-    SECOND_HOLDER: "TA0006",
-    LEAK: "TA0010",
-    BEACON: "TA0011",
-    DENY_BURST: "TA0007",
-    VOLUME: "TA0010",
-    SEQUENCE: "TA0002",
-    CHAIN: "TA0004",
-}
-"""Each detector's tactic (MITRE ATT&CK): command and control, credential access, exfiltration, discovery, execution, privilege
-escalation. Two detectors of one tactic may see the same thing twice; two of different tactics are worth more."""
-
-DETECTORS: Final = (*TACTICS, RISK)
+__all__ = [
+    "BEACON", "CALLS_MAX", "CHAIN", "DENY_BURST", "DETECTORS", "EVIDENCE_BYTES_MAX", "FINDING_SCHEMA", "FIRST_SEEN", "Finding",
+    "LEAK", "LIMIT", "RISK", "SCORE_MAX", "SECOND_HOLDER", "SEQUENCE", "SEVERITIES", "TACTICS", "TITLE_CHARS_MAX", "Term",
+    "VOLUME", "finding_id", "finding_row", "parse_finding", "score_of", "severity", "some_calls", "sql_of",
+]  # fmt: skip
 
 SCORE_MAX: Final = 100.0
 SEVERITIES: Final = ((90.0, "critical"), (70.0, "high"), (40.0, "medium"), (0.0, "low"))
@@ -48,6 +44,8 @@ CALLS_MAX: Final = 100
 """Calls that a finding names: the first 50 and the last 50 of more. `calls_count` counts all."""
 
 TITLE_CHARS_MAX: Final = 400
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 EVIDENCE_BYTES_MAX: Final = 16 << 10
 """Bytes of evidence as JSON. A detector keeps below it by naming fewer examples, never by dropping a number of its score."""
@@ -64,6 +62,7 @@ FINDING_SCHEMA: Final = pa.schema(
         pa.field("credential", pa.utf8(), nullable=False),
         pa.field("session", pa.utf8(), nullable=False),
         pa.field("enforcer", pa.utf8(), nullable=False),
+        pa.field("window", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("started", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("ended", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
@@ -184,9 +183,36 @@ def finding_row(finding: Finding, worker: str) -> dict[str, Any]:
     return {
         "id": finding.id, "version": finding.version, "detector": finding.detector, "subject": finding.subject,
         "agent": finding.agent, "domain": finding.domain, "host": finding.host, "credential": finding.credential,
-        "session": finding.session, "enforcer": finding.enforcer, "started": finding.started_us, "ended": finding.ended_us,
-        "time": finding.time_us, "score": finding.score, "severity": severity(finding.score),
+        "session": finding.session, "enforcer": finding.enforcer, "window": finding.window_us,
+        "started": finding.started_us, "ended": finding.ended_us, "time": finding.time_us, "score": finding.score,
+        "severity": severity(finding.score),
         "title": finding.title[:TITLE_CHARS_MAX], "terms": json.dumps(terms, ensure_ascii=False, separators=(",", ":")),
         "evidence": evidence, "calls": list(finding.calls), "calls_count": finding.calls_count, "sql": sql_of(finding),
         "withdrawn": int(finding.withdrawn), "tenant": finding.tenant, "worker": worker,
     }  # fmt: skip
+
+
+def parse_finding(row: Mapping[str, Any]) -> Finding:
+    """A row of `FINDING_SCHEMA`, or of the view `findings`, as what it was made of. Times are us, or datetimes with a zone.
+
+    A worker reads back what it or another one has stored, so a row that is none raises KeyError, TypeError or ValueError.
+    """
+    terms = tuple(
+        Term(name=term["name"], value=float(term["value"]), points=float(term["points"]), why=term["why"])
+        for term in json.loads(row["terms"])
+    )
+    return Finding(
+        detector=row["detector"], subject=row["subject"], window_us=_us(row["window"]), version=int(row["version"]),
+        started_us=_us(row["started"]), ended_us=_us(row["ended"]), time_us=_us(row["time"]), terms=terms,
+        evidence=json.loads(row["evidence"]), title=row["title"], calls=tuple(row["calls"]),
+        calls_count=int(row["calls_count"]), agent=row["agent"], domain=row["domain"], host=row["host"],
+        credential=row["credential"], session=row["session"],
+        enforcer=row["enforcer"], withdrawn=row["state"] == "withdrawn" if "state" in row else bool(row["withdrawn"]),
+        tenant=row["tenant"],
+    )  # fmt: skip
+
+
+def _us(time: Any) -> int:
+    if isinstance(time, datetime):
+        return (time - _EPOCH) // timedelta(microseconds=1)
+    return int(time)

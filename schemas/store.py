@@ -176,8 +176,8 @@ RESPONSE_SCHEMA: Final = pa.schema(
         pa.field("worker", pa.utf8(), nullable=False),
     ]
 )
-"""The Arrow columns of an insert into `responses_stored`: what a rule did about a finding. `state` is `revoked` (in force as
-`epoch`), `limited` (the rule's rate limit stopped it), `excepted` or `failed`; the latest of (finding, rule, selector)."""
+"""The Arrow columns of an insert into `responses_stored`: what a rule did about a finding. `state` is one of those of
+`pipeline.core.respond`; the latest of (finding, rule, selector, epoch)."""
 
 ACK_GONE: Final = "gone"
 """`state` of a door that its host names no more. The others are those of `schemas.ack`; a door has `ready`."""

@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS {database}.findings_stored
     credential String,
     session String,
     enforcer LowCardinality(String),
+    window DateTime64(6, 'UTC'),
     started DateTime64(6, 'UTC'),
     ended DateTime64(6, 'UTC'),
     time DateTime64(6, 'UTC'),
@@ -86,7 +87,7 @@ CREATE TABLE IF NOT EXISTS {database}.responses_stored
     stored DateTime64(6, 'UTC') DEFAULT now64(6)
 )
 ENGINE = ReplacingMergeTree(time)
-ORDER BY (finding, rule, selector)
+ORDER BY (finding, rule, selector, epoch)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- As before, and `client`: a decision's own address is where the caller's connection came from, its end's the one that was dialled.
@@ -194,14 +195,15 @@ WITH
         WHERE last != ''
     )
 SELECT f.id AS id, f.version AS version, f.detector AS detector, f.subject AS subject, f.agent AS agent, f.domain AS domain,
-    f.host AS host, f.credential AS credential, f.session AS session, f.enforcer AS enforcer, f.started AS started, f.ended AS ended,
-    f.time AS time, f.score AS score, f.severity AS severity, f.title AS title,
+    f.host AS host, f.credential AS credential, f.session AS session, f.enforcer AS enforcer, f.window AS window, f.started AS started,
+    f.ended AS ended, f.time AS time, f.score AS score, f.severity AS severity, f.title AS title,
     multiIf(f.withdrawn != 0, 'withdrawn', (toString(f.detector), f.subject) IN excepted, 'false', 'open') AS state,
     f.terms AS terms, f.evidence AS evidence, f.calls AS calls, f.calls_count AS calls_count, f.sql AS sql, f.tenant AS tenant,
     f.worker AS worker, f.stored AS stored
 FROM {database}.findings_stored AS f FINAL;
 
--- What rules did about findings: `revoked` (in force as `epoch`), `limited` (the rule had done so too often), `excepted`, `failed`.
+-- What rules did about findings: `revoked` (in force as `epoch`), `standing` (was revoked already, as `epoch`), `limited` (the rule
+-- had revoked as often as it may), `excepted`, `late` (nothing had been seen for longer than the rule revokes), `failed`.
 CREATE OR REPLACE VIEW {database}.responses AS
 SELECT r.finding AS finding, r.rule AS rule, r.selector AS selector, r.state AS state, r.epoch AS epoch, r.for_s AS for_s,
     r.time AS time, r.why AS why, r.tenant AS tenant, r.worker AS worker
