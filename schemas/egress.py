@@ -8,7 +8,9 @@ Rows of one frame with equal keys are one row. Times are the calls' own (`time`)
 (boot, seq) of the first call that a row stands for.
 """
 
+import ipaddress
 import zlib
+from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
@@ -88,9 +90,22 @@ DOMAIN_ROWS: Final = pa.schema(
     metadata={"subject": "domain"},
 )
 """By registrable domain (of a host that has none, the host itself; of a tool, its MCP server) and agent, each hour. `writes`
-are calls that may carry something out: POST, PUT, PATCH, DELETE, a tunnel, or with a query."""
+are calls that may carry something out: POST, PUT, PATCH, DELETE, a tunnel, or with a query.
+
+A row without a domain says only since when its agent is known (`first`), and goes to every partition: what is new for an agent
+that has just begun is not new at all, and no other row says so in every partition."""
 
 SUBJECTS: Final = {"agent": AGENT_ROWS, "credential": CREDENTIAL_ROWS, "domain": DOMAIN_ROWS}
+
+
+@lru_cache(8192)
+def network_of(client: str) -> str:
+    """The network that a caller's connection came from: an address's /24 (IPv6: /48), else as it is (`unix`, empty)."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
 def subject_partition(subject: str, partitions: int) -> int:

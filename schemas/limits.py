@@ -89,3 +89,10 @@ HEADER_BYTES_MAX: Final = 64 * KIB
 
 AGENTS_MAX: Final = 100_000
 """Agents that a host hands to its doors. Reaching it: the board is stale, so nothing is permitted."""
+
+OPEN_CALLS_MAX: Final = 131_072
+"""Calls that a worker keeps until their end comes, to know whose bytes it names. Reaching it: the one that was not heard of for
+longest makes room, counted, and the bytes of its end count for nobody."""
+
+DETECT_LANES_MAX: Final = 4096
+"""Lanes of which a partition of `egress` knows the frames that were taken. Reaching it: the one used least lately, counted."""

@@ -6,4 +6,6 @@ Arrow stream that is inserted.
 
 `requests` says what a request to control may hold, `control` makes the next entries of the control log of it, and `standing` is
 what is live.
+
+`detect` is what is noticed in the calls.
 """

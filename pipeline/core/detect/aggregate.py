@@ -1,0 +1,404 @@
+"""Sum up the calls of a frame by agent, credential and domain: what detectors take (`schemas.egress`).
+
+    decision            counted where and when it was made; kept until its end when it let the call out
+    progress, effect    the bytes on top of what was known, where and when the decision was made
+    lost, withdrawn     the same; an effect that takes the verdict back counts as denied
+
+Groups are made by Arrow; there is a Python object for each distinct text that is kept for an open call, none for each record.
+What is summed over all frames does not depend on their order: an end that comes before its decision waits for it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ext.opencalls import OpenCalls
+from schemas.egress import AGENT_ROWS, CREDENTIAL_ROWS, DOMAIN_ROWS, network_of, subject_partition
+from schemas.frame import Lane
+from schemas.limits import AGENTS_MAX, OPEN_CALLS_MAX
+from schemas.records import Kind, Verdict
+from schemas.vocabulary import SAFE_METHODS
+
+PLACE: Final = ("agent", "host", "domain", "action", "resource")
+"""What an end inherits from its decision."""
+
+LANE: Final = ("lane_host", "lane_boot", "lane_partition", "frame_no")
+SECOND_US: Final = 1_000_000
+HOUR_S: Final = 3600
+_SERVER: Final = re.compile(r'Tool::"([^/"]+)/')
+_CODES_MAX: Final = 1 << 62
+
+Place: TypeAlias = tuple[str, str, str, str, str]
+Columns: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregates:
+    """The rows of one frame, or of many, for each kind of subject."""
+
+    agents: pa.Table
+    credentials: pa.Table
+    domains: pa.Table
+
+    def of(self, subject: str) -> pa.Table:
+        """The rows of `agent`, `credential` or `domain`."""
+        tables: dict[str, pa.Table] = {"agent": self.agents, "credential": self.credentials, "domain": self.domains}
+        return tables[subject]
+
+
+class Aggregator:
+    """Sums up frames, each by itself but for the calls whose end lies in a later one. One for all partitions of a worker."""
+
+    def __init__(self, open_calls: int = OPEN_CALLS_MAX, agents: int = AGENTS_MAX) -> None:
+        self._open = OpenCalls(open_calls)
+        self._places = _Places(open_calls + open_calls // 4)
+        self._agents_max = agents
+        self._since: dict[str, int] = {}
+        """Since when an agent is known, as it was said last. What had to make room is said again."""
+
+    @property
+    def entries(self) -> int:
+        """Calls whose end has not come."""
+        return self._open.entries
+
+    @property
+    def evicted(self) -> int:
+        """Calls that had to make room before their end came."""
+        return self._open.evicted
+
+    def take(self, batch: pa.RecordBatch, lane: Lane, frame_no: int) -> Aggregates:
+        """The rows of one frame's records. `batch` has the columns of `ARROW_SCHEMA`."""
+        frames = pa.table({
+            "lane_host": pa.array([lane.host]), "lane_boot": pa.array([lane.host_boot], pa.uint64()),
+            "lane_partition": pa.array([lane.partition], pa.uint32()), "frame_no": pa.array([frame_no], pa.uint64()),
+        })  # fmt: skip
+        return self._sum(pa.Table.from_batches([batch]), frames, np.zeros(batch.num_rows, np.int32))
+
+    def rebuild(self, rows: pa.Table) -> Aggregates:
+        """The rows of many frames' records as the store has them: with `enforcer`, `enforcer_boot`, `partition`, `frame_no`.
+
+        Texts may be dictionaries or not. The same as taking the frames one by one, in any order.
+        """
+        names = dict(zip(("enforcer", "enforcer_boot", "partition", "frame_no"), LANE, strict=True))
+        keys = pa.table({new: _plain(rows[old]) for old, new in names.items()})
+        codes = _combined([_coded(keys[name]) for name in LANE])
+        _, first, frame = np.unique(codes, return_index=True, return_inverse=True)
+        return self._sum(rows, keys.take(pa.array(first)), frame.astype(np.int32))
+
+    def _sum(self, rows: pa.Table, frames: pa.Table, frame: NDArray[np.int32]) -> Aggregates:
+        kind = _numbers(rows, "kind", np.uint8)
+        decided = np.flatnonzero(kind == Kind.DECISION)
+        ended = np.flatnonzero((kind == Kind.PROGRESS) | (kind == Kind.EFFECT) | (kind == Kind.LOST))
+        seq, boot, time = _numbers(rows, "call_seq"), _numbers(rows, "boot"), _times(rows)
+        # in time, so that the first row of a group is its first call, however the rows came
+        decided = decided[np.lexsort((seq[decided], boot[decided], time[decided]))]
+        # in the order of their records, so that totals grow
+        ended = ended[np.lexsort((_numbers(rows, "seq")[ended], boot[ended]))]
+        decisions = self._decisions(rows.take(pa.array(decided)), frame[decided])
+        ends = self._ends(rows.select(_OF_ENDS).take(pa.array(ended)), frame[ended])
+        if ends is None:
+            agents, domains = _agents(decisions), _domains(decisions)
+        else:
+            agents = _joined([_agents(decisions), _agents(ends)])
+            domains = _joined([_domains(decisions), _domains(ends)])
+        known = self._known(decisions)
+        if known is not None:
+            domains = _joined([domains, known])
+        return Aggregates(
+            agents=_finished(agents, frames, AGENT_ROWS),
+            credentials=_finished(_credentials(decisions, frames), frames, CREDENTIAL_ROWS),
+            domains=_finished(domains, frames, DOMAIN_ROWS),
+        )
+
+    def _decisions(self, rows: pa.Table, frame: NDArray[np.int32]) -> Columns:
+        texts = {name: _text(rows[name]) for name in (*PLACE, "session", "credential", "proof", "address")}
+        time, boot, seq = _times(rows), _numbers(rows, "boot"), _numbers(rows, "call_seq")
+        bytes_out, bytes_in = _numbers(rows, "bytes_out").copy(), _numbers(rows, "bytes_in").copy()
+        denied = (_numbers(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
+        place = self._places.numbers([texts[name] for name in PLACE], denied == 0, self._open)
+        self._open.decided(boot, seq, place, time, bytes_out, bytes_in, denied)
+        query_bits = _numbers(rows, "query_bits", np.uint32)
+        writes = _writes(texts["action"]) | (query_bits > 0)
+        return texts | {
+            "task": _tasks(texts["session"], rows["trace_id"]), "where": _where(texts), "time": time, "call_boot": boot,
+            "call_seq": seq, "bytes_out": bytes_out, "bytes_in": bytes_in, "denied": denied.astype(np.uint32),
+            "calls": np.ones(len(seq), np.uint32), "writes": writes.astype(np.uint32), "query_bits": query_bits,
+            "query_hash": _numbers(rows, "query_hash"), "frame": frame,
+        }  # fmt: skip
+
+    def _ends(self, rows: pa.Table, frame: NDArray[np.int32]) -> Columns | None:
+        count = rows.num_rows
+        boot, seq = _numbers(rows, "boot"), _numbers(rows, "call_seq")
+        bytes_out, bytes_in = _numbers(rows, "bytes_out").copy(), _numbers(rows, "bytes_in").copy()
+        last = (_numbers(rows, "kind", np.uint8) != Kind.PROGRESS).astype(np.uint8)
+        back = (_numbers(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
+        place, time = np.empty(count, np.int32), np.empty(count, np.int64)
+        self._open.ended(boot, seq, bytes_out, bytes_in, last, back, place, time)
+        says = np.flatnonzero((place >= 0) & ((bytes_out > 0) | (bytes_in > 0) | (back > 0)))
+        if not len(says):
+            return None
+        texts = self._places.texts(place[says])
+        nothing = np.zeros(len(says), np.uint32)
+        return texts | {
+            "task": _constant("", len(says)), "where": _where(texts), "time": time[says], "call_boot": boot[says],
+            "call_seq": seq[says], "bytes_out": bytes_out[says], "bytes_in": bytes_in[says],
+            "denied": back[says].astype(np.uint32), "calls": nothing, "writes": nothing, "query_bits": nothing,
+            "query_hash": nothing.astype(np.uint64), "frame": frame[says],
+        }  # fmt: skip
+
+    def _known(self, decisions: Columns) -> pa.Table | None:
+        """A row for each agent that is known for longer than was said."""
+        table = pa.table({name: decisions[name] for name in ("agent", "time", "call_boot", "call_seq", "frame")})
+        table = _grouped(table, ["agent", "frame"], (), ("time", "call_boot", "call_seq"), ())
+        rows: list[int] = []
+        for row, (agent, time) in enumerate(zip(table["agent"].to_pylist(), table["time"].to_pylist(), strict=True)):
+            if agent and time < self._since.get(agent, time + 1):
+                while len(self._since) >= self._agents_max:
+                    del self._since[next(iter(self._since))]
+                self._since[agent] = time
+                rows.append(row)
+        if not rows:
+            return None
+        table = table.take(pa.array(rows))
+        time, nothing = table["time"].combine_chunks().to_numpy(), np.zeros(len(rows), np.uint32)
+        said = {
+            "where": _constant("", len(rows)), "agent": table["agent"], "hour": time // (SECOND_US * HOUR_S), "calls": nothing,
+            "writes": nothing, "denied": nothing, "bytes_out": nothing.astype(np.uint64), "time": time, "last": time,
+            "call_boot": table["call_boot"], "call_seq": table["call_seq"], "frame": table["frame"],
+        }  # fmt: skip
+        return pa.table(said)
+
+
+_OF_ENDS: Final = ["kind", "boot", "seq", "call_seq", "verdict", "bytes_out", "bytes_in"]
+
+
+class _Places:
+    """The texts that open calls inherit from their decisions, each set of them once. Bounded: what no call needs is dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[Place, int] = {}
+        self._listed: list[Place] = []
+
+    def numbers(self, texts: Sequence[pa.DictionaryArray], wanted: NDArray[np.bool_], calls: OpenCalls) -> NDArray[np.int32]:
+        """The number of each row's place; 0 for rows that are not wanted."""
+        found = np.zeros(len(wanted), np.int32)
+        rows = np.flatnonzero(wanted)
+        if not len(rows):
+            return found
+        codes = _combined([(_indices(text)[rows], len(text.dictionary)) for text in texts])
+        _, first, back = np.unique(codes, return_index=True, return_inverse=True)
+        at = rows[first]
+        # from the dictionary: an array with one gives its items as scalars first, which is ten times as slow
+        places = list(zip(*(text.dictionary.take(pa.array(_indices(text)[at])).to_pylist() for text in texts), strict=True))
+        if len(self._known) + len(places) > self._most:
+            self._sweep(calls)
+        found[rows] = np.array([self._number(place) for place in places], np.int32)[back]
+        return found
+
+    def _number(self, place: Place) -> int:
+        number = self._known.setdefault(place, len(self._listed))
+        if number == len(self._listed):
+            self._listed.append(place)
+        return number
+
+    def texts(self, numbers: NDArray[np.int32]) -> Columns:
+        """The five columns of rows with these places."""
+        used, back = np.unique(numbers, return_inverse=True)
+        at = pa.array(back.astype(np.int32))
+        places = [self._listed[number] for number in used]
+        return {
+            name: pa.array([place[column] for place in places], pa.utf8()).dictionary_encode().take(at)
+            for column, name in enumerate(PLACE)
+        }
+
+    def _sweep(self, calls: OpenCalls) -> None:
+        used = np.zeros(len(self._listed), np.uint8)
+        calls.places(used)
+        calls.renumber((np.cumsum(used) - 1).astype(np.int32))
+        self._listed = [self._listed[old] for old in np.flatnonzero(used)]
+        self._known = {place: number for number, place in enumerate(self._listed)}
+
+
+def _agents(rows: Columns) -> pa.Table:
+    keys = ["agent", "host", "domain", "action", "resource", "task", "second", "query_hash", "query_bits", "frame"]
+    second = rows["time"] // SECOND_US
+    table = pa.table({name: rows[name] for name in (*keys, *_SUMS, *_FIRST) if name != "second"} | {"second": second})
+    return _grouped(table, keys, _SUMS, _FIRST, ())
+
+
+def _domains(rows: Columns) -> pa.Table:
+    keys, sums = ["where", "agent", "hour", "frame"], ("calls", "writes", "denied", "bytes_out")
+    hour = rows["time"] // (SECOND_US * HOUR_S)
+    made = {name: rows[name] for name in (*keys, *sums, *_FIRST) if name != "hour"} | {"hour": hour, "last": rows["time"]}
+    table = pa.table(made)
+    return _grouped(table.filter(pc.not_equal(table["where"], "")), keys, sums, _FIRST, ("last",))
+
+
+def _credentials(rows: Columns, frames: pa.Table) -> pa.Table:
+    keys = ["credential", "proof", "agent", "network", "frame"]
+    shown = np.flatnonzero(_of_values(rows["credential"], bool)[_indices(rows["credential"])])
+    at = pa.array(shown)
+    network = _recoded(rows["address"].take(at), network_of)
+    made = {name: rows[name] for name in ("credential", "proof", "agent", "frame", "calls", *_FIRST)} | {"last": rows["time"]}
+    found = _grouped(pa.table(made).take(at).append_column("network", network), keys, ("calls",), _FIRST, ("last",))
+    return found.append_column("enforcer", frames["lane_host"].take(found["frame"]))
+
+
+_SUMS: Final = ("calls", "denied", "bytes_out", "bytes_in")
+_FIRST: Final = ("time", "call_boot", "call_seq")
+
+
+def _grouped(table: pa.Table, keys: list[str], sums: Sequence[str], first: Sequence[str], last: Sequence[str]) -> pa.Table:
+    """One row for each key, which keeps the first row's `first` and the last one's `last`: rows are in the order of time."""
+    wanted = [*((name, "sum") for name in sums), *((name, "first") for name in first), *((name, "max") for name in last)]
+    found = table.group_by(keys, use_threads=False).aggregate(wanted)
+    found = found.select([*keys, *(f"{name}_{how}" for name, how in wanted)])
+    return found.rename_columns([*keys, *(name for name, _ in wanted)])
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    schema = tables[0].schema
+    return pa.concat_tables([table.select(schema.names).cast(schema) for table in tables]).unify_dictionaries().combine_chunks()
+
+
+def _finished(table: pa.Table, frames: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of groups in a schema of rows: the frame spelled out, and columns by the names and types that they have there."""
+    made = []
+    names = {"first": "time", "domain": "where" if schema is DOMAIN_ROWS else "domain"}
+    for field in schema:
+        if field.name in LANE:
+            column = frames[field.name].take(table["frame"])
+        else:
+            column = table[names.get(field.name, field.name)]
+            if field.name == "hour":
+                column = pc.multiply(column, HOUR_S)
+        if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        made.append(column if column.type == field.type else column.cast(field.type))
+    return pa.Table.from_arrays(made, schema=schema).combine_chunks()
+
+
+def split(table: pa.Table, subject: str, partitions: int) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each partition of `egress`: by the hash of their subject, and in every one the rows that have none.
+
+    Texts that a partition's rows do not use are not in its dictionaries.
+    """
+    if not table.num_rows:
+        return
+    text = _text(table[subject])
+    of = np.array([subject_partition(value, partitions) if value else -1 for value in text.dictionary.to_pylist()], np.int64)
+    where = of[_indices(text)]
+    for partition in range(partitions):
+        rows = np.flatnonzero((where == partition) | (where == -1))
+        if len(rows):
+            yield partition, _compact(table.take(pa.array(rows)))
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    columns = [
+        column.cast(pa.utf8()).dictionary_encode() if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    return pa.Table.from_arrays(columns, schema=table.schema).combine_chunks()
+
+
+def _writes(action: pa.DictionaryArray) -> NDArray[np.bool_]:
+    return _of_values(action, _is_write)[_indices(action)]
+
+
+def _is_write(action: str) -> bool:
+    family, _, verb = action.partition(":")
+    return action == "tcp:CONNECT" or (family == "http" and verb not in SAFE_METHODS)
+
+
+def where_of(domain: str, host: str, resource: str) -> str:
+    """What a domain row is about: the registrable domain, else the host, else a tool's MCP server, else the resource."""
+    found = _SERVER.match(resource)
+    return domain or host or (found[1] if found else resource)
+
+
+def _where(texts: Columns) -> pa.DictionaryArray:
+    server = _recoded(texts["resource"], lambda resource: where_of("", "", resource))
+    domain, host = texts["domain"].cast(pa.utf8()), texts["host"].cast(pa.utf8())
+    named = pc.if_else(pc.equal(domain, ""), host, domain)
+    return pc.if_else(pc.equal(named, ""), server.cast(pa.utf8()), named).dictionary_encode()
+
+
+def _tasks(session: pa.DictionaryArray, trace_id: pa.ChunkedArray) -> pa.DictionaryArray:
+    """The session, and of calls without one the trace id in hex digits."""
+    plain = session.cast(pa.utf8())
+    if _of_values(session, bool)[_indices(session)].all():
+        return session
+    digits = trace_id.combine_chunks() if isinstance(trace_id, pa.ChunkedArray) else trace_id
+    digits = digits.cast(pa.binary())
+    text = b"".join(digits.to_pylist()).hex().encode()
+    offsets = np.arange(0, 32 * len(digits) + 1, 32, dtype=np.int32)
+    hexed = pa.StringArray.from_buffers(len(digits), pa.py_buffer(offsets), pa.py_buffer(text))
+    return pc.if_else(pc.equal(plain, ""), hexed, plain).dictionary_encode()
+
+
+# -- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _numbers(rows: pa.Table, name: str, kind: type[Any] = np.uint64) -> NDArray[Any]:
+    return np.asarray(rows[name].to_numpy(), kind)
+
+
+def _times(rows: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(rows["time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(), np.int64)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _text(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """A text column as one array with one dictionary."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.utf8()).dictionary_encode()
+    if column.num_chunks == 0:
+        return _constant("", 0)
+    return column.unify_dictionaries().combine_chunks()
+
+
+def _indices(text: pa.DictionaryArray) -> NDArray[np.int32]:
+    return np.asarray(text.indices.to_numpy(zero_copy_only=False), np.int32)
+
+
+def _constant(value: str, rows: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value], pa.utf8()))
+
+
+def _of_values(text: pa.DictionaryArray, what: Any) -> NDArray[np.bool_]:
+    """`what` of each distinct text."""
+    return np.array([what(value) for value in text.dictionary.to_pylist()], np.bool_)
+
+
+def _recoded(text: pa.DictionaryArray, what: Any) -> pa.DictionaryArray:
+    """Each text replaced by `what` of it, which is asked once for each distinct one in use."""
+    used, back = np.unique(_indices(text), return_inverse=True)
+    values = text.dictionary.take(pa.array(used)).to_pylist()
+    return pa.array([what(value) for value in values], pa.utf8()).dictionary_encode().take(pa.array(back.astype(np.int32)))
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
+    values, back = np.unique(column.to_numpy(), return_inverse=True)
+    return back.astype(np.int64), len(values)
+
+
+def _combined(columns: Sequence[tuple[NDArray[Any], int]]) -> NDArray[np.int64]:
+    """One number for each row, equal where all columns are."""
+    codes, size = columns[0][0].astype(np.int64), max(1, columns[0][1])
+    for more, distinct in columns[1:]:
+        if size * max(1, distinct) >= _CODES_MAX:
+            values, codes = np.unique(codes, return_inverse=True)
+            size = len(values)
+        codes, size = codes * max(1, distinct) + more, size * max(1, distinct)
+    return codes
