@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.controlclient import Control
+from pipeline.shells.controlclient import Control
 from schemas.config import load_config
 from schemas.process import read_run_file
 from tests.support.home import Wardline, wait_until

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from schemas import limits
+from schemas.detectors import AGENT, ANY, BEACON, DETECTORS, REVOCABLE, ROOT
 from schemas.errors import OperatorFault
 from schemas.topics import DEFAULT_PREFIX
 
@@ -290,7 +291,28 @@ def _issuers(tables: Any, name: str) -> tuple[Issuer, ...]:
 
 
 def _responds(tables: Any, name: str) -> tuple[Respond, ...]:
-    return tuple(_tables(Respond, tables, name, "respond", ("name", "finding", "revoke")).values())
+    rules = tuple(_tables(Respond, tables, name, "respond", ("name", "finding", "revoke")).values())
+    for rule in rules:
+        _check_rule(rule, f"{name}: respond `{rule.name}`")
+    return rules
+
+
+def _check_rule(rule: Respond, where: str) -> None:
+    """A rule that could never act, or that would act on too little, is refused where it is written."""
+    if len(rule.name.encode()) > limits.NAME_BYTES_MAX or not rule.name.isprintable():
+        raise OperatorFault(f"{where}: name: is not {limits.NAME_BYTES_MAX} printable bytes at most")
+    if rule.finding == BEACON:
+        raise OperatorFault(f"{where}: finding: `{BEACON}` alone never revokes: two of three such findings are false")
+    if rule.finding not in (ANY, *DETECTORS):
+        known = ", ".join(one for one in (ANY, *DETECTORS) if one != BEACON)
+        raise OperatorFault(f"{where}: finding: `{rule.finding}` is no detector, known are {known}")
+    kinds = tuple(dict.fromkeys(kind for named in REVOCABLE.values() for kind in named))
+    if rule.revoke not in kinds:
+        raise OperatorFault(f"{where}: revoke: `{rule.revoke}` cannot be revoked by a rule, only {', '.join(kinds)}")
+    if rule.finding != ANY and rule.revoke not in (named := REVOCABLE[rule.finding]):
+        raise OperatorFault(f"{where}: revoke: a `{rule.finding}` finding names no {rule.revoke}, only {', '.join(named)}")
+    if rule.cascade and rule.revoke not in (AGENT, ROOT):
+        raise OperatorFault(f"{where}: cascade: a {rule.revoke} has one position in a chain, only {AGENT} and {ROOT} have more")
 
 
 def _siems(tables: Any, name: str) -> tuple[Siem, ...]:

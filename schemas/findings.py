@@ -168,7 +168,7 @@ def sql_of(finding: Finding) -> str:
         if value
     ]  # fmt: skip
     if not parts:
-        named = ", ".join(quote_text(one) for one in finding.calls)
+        named = ", ".join(quote_text(one) for one in finding.calls) or "''"
         return f"SELECT * FROM calls WHERE call_id IN ({named}) ORDER BY time"
     first, last = (f"fromUnixTimestamp64Micro({us})" for us in (finding.started_us, finding.ended_us))
     parts.append(f"time BETWEEN {first} AND {last}")

@@ -19,7 +19,7 @@ from typing import Any, Final
 from benchmarks.peers.programs import HOSTS
 from benchmarks.wire.tools import ENDS, MEASURED, family, pin, tasks
 from pipeline.cli.agent import make_secret, scrypt_of
-from pipeline.cli.controlclient import Change, Control
+from pipeline.shells.controlclient import Change, Control
 from schemas.config import load_config
 from schemas.process import read_run_file
 from tests.support.home import Wardline, wait_until

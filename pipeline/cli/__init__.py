@@ -9,9 +9,9 @@ What was recorded is asked for through `asking`: `calls` lists calls, and by `ar
 says what one means, in the words of `explained` and with its policies by `policytext`; `inventory` lists who and what was
 seen, `top` what goes on now; `sql` asks the store anything.
 
-What changes for everybody goes to control through `controlclient`, and `applied` says who obeys it: `agent` for who may act,
-`revoke` and `pause` for what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs
-with, `audit` for who changed what. `run` runs a program as an agent: `doors` finds it a door, `credential` what proves it,
+What changes for everybody goes to control, and `applied` says who obeys it: `agent` for who may act, `revoke` and `pause` for
+what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs with, `audit` for who
+changed what. `run` runs a program as an agent: `doors` finds it a door, `credential` what proves it,
 `proxyenv` its environment, and the package `contain` keeps it where the door is the only way out. `deadletter` handles frames
 that were refused.
 """

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from pipeline.cli.applied import add_waiting, report
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, printable, table
-from pipeline.cli.controlclient import PAGE, Change, Control, Unsettled, name_of
 from pipeline.cli.credential import Keeper, forget
+from pipeline.shells.controlclient import PAGE, Change, Control, Unsettled, name_of
 from schemas.errors import OperatorFault
 
 SECRET_BYTES: Final = 32

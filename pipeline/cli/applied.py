@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.cli.common import home_of
-from pipeline.cli.controlclient import POLL_S, SETTLE_S, Change, Control, Unsettled
 from pipeline.cli.doors import living_doors
+from pipeline.shells.controlclient import POLL_S, SETTLE_S, Change, Control, Unsettled
 from schemas.config import Config
 from schemas.errors import PeerFault
 from schemas.home import Home

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
-from pipeline.cli.controlclient import PAGE, Control
+from pipeline.shells.controlclient import PAGE, Control
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli.applied import standings
 from pipeline.cli.common import Commands, add_group, add_kafka, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control, Unsettled, name_of
+from pipeline.shells.controlclient import Control, Unsettled, name_of
 from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault

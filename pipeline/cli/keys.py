@@ -9,7 +9,7 @@ import json
 
 from pipeline.cli.applied import add_waiting, report
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control, name_of
+from pipeline.shells.controlclient import Control, name_of
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from pipeline.cli import (
     up,
 )
 from pipeline.cli.common import home_option
-from pipeline.cli.controlclient import Unsettled
+from pipeline.shells.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 

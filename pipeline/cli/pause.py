@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.cli.applied import add_waiting, report
 from pipeline.cli.common import Commands, config_of, home_of
-from pipeline.cli.controlclient import Control
+from pipeline.shells.controlclient import Control
 
 UNSAID: Final = "by hand"
 """The reason of a pause whose first minute left no time for one."""

@@ -11,8 +11,8 @@ from enforcers.core.chain import make_chain
 from ext.decide import Matcher
 from pipeline.cli.applied import Standing, add_waiting, labels_of, report, standings
 from pipeline.cli.common import Commands, add_group, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control
 from pipeline.policy.load import load_set, statement
+from pipeline.shells.controlclient import Control
 from schemas.errors import OperatorFault
 from schemas.limits import CHAIN_LINKS_MAX
 from schemas.records import Decision, Verdict

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pipeline.cli.applied import add_waiting, report
 from pipeline.cli.common import Commands, clock, config_of, home_of, table
-from pipeline.cli.controlclient import Control
+from pipeline.shells.controlclient import Control
 from schemas.errors import OperatorFault
 from schemas.selectors import KINDS, Selector, make_selector
 

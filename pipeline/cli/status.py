@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.common import Commands, config_of, home_of, shown_size
-from pipeline.cli.controlclient import Control
+from pipeline.shells.controlclient import Control
 from schemas.config import Config
 from schemas.errors import WardlineError
 from schemas.home import Home

@@ -5,7 +5,7 @@ without trusting it; `ledger` knows which frames of each lane are stored; `batch
 Arrow stream that is inserted.
 
 `requests` says what a request to control may hold, `control` makes the next entries of the control log of it, and `standing` is
-what is live.
+what is live. `respond` says what rules make of findings: whom to revoke, and when not to.
 
 `detect` is what is noticed in the calls.
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.controlclient import Control, Unsettled
+from pipeline.shells.controlclient import Control, Unsettled
 from schemas.config import Config
 from schemas.errors import PeerFault
 from schemas.process import read_run_file

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.controlclient import Control
+from pipeline.shells.controlclient import Control
 from schemas.config import load_config
 from schemas.selectors import caller_texts, target_texts
 from tests.support.home import Wardline, wait_until

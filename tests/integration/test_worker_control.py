@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from pipeline.cli.controlclient import Change, Control
+from pipeline.shells.controlclient import Change, Control
 from pipeline.shells.worker.registry import registry_file
 from schemas.ack import Ack, DoorAck
 from schemas.config import load_config

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pipeline.cli import agent, applied, enrol, revoke
 from pipeline.cli.common import open_home, table
-from pipeline.cli.controlclient import Change, Unsettled
 from pipeline.cli.main import build_parser
 from pipeline.core import requests
+from pipeline.shells.controlclient import Change, Unsettled
 from schemas.config import Config, Kafka, load_config
 from schemas.control import key_id_of
 from schemas.errors import OperatorFault, PeerFault

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import controlclient
-from pipeline.cli.controlclient import Control, Unsettled
 from pipeline.cli.main import main
+from pipeline.shells import controlclient
+from pipeline.shells.controlclient import Control, Unsettled
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home

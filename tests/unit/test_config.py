@@ -1,10 +1,11 @@
 """The configuration file: what is wrong is named by file, key, value and bound, and so are limits that do not fit together."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from schemas.config import Config, load_config
+from schemas.config import Config, Respond, load_config
 from schemas.errors import OperatorFault
 
 
@@ -12,6 +13,12 @@ def load(tmp_path: Path, text: str) -> Config:
     path = tmp_path / "wardline.toml"
     path.write_text(text)
     return load_config(path)
+
+
+def rule(**given: object) -> str:
+    """A table that is right but for what is given."""
+    table = {"name": "r", "finding": "leak", "revoke": "agent"} | given
+    return "[[respond]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def test_no_file_is_all_defaults(tmp_path: Path) -> None:
@@ -37,6 +44,17 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         ("[[issuer]]\nurl = 'x'\naudience = 'y'", "issuer.jwks_file: is missing"),
         ("[[issuer]]\nurl = 'x'\nkey = 'y'", "issuer.key: unknown key, known are url, audience, jwks_file"),
         (2 * "[[issuer]]\nurl = 'x'\naudience = 'y'\njwks_file = 'z'\n", "issuer.url: `x` stands twice"),
+        (rule(finding="leek"), "respond `r`: finding: `leek` is no detector, known are any, first-seen, second-holder,"),
+        (rule(finding="beacon"), "respond `r`: finding: `beacon` alone never revokes"),
+        (rule(finding="limit"), "respond `r`: finding: `limit` is no detector"),
+        (rule(revoke="key"), "respond `r`: revoke: `key` cannot be revoked by a rule, only agent, root, destination,"),
+        (rule(revoke="session"), "respond `r`: revoke: a `leak` finding names no session, only agent, root, destination"),
+        (rule(revoke="destination", cascade=True), "respond `r`: cascade: a destination has one position in a chain"),
+        (rule(min_score=0), "respond.min_score: 0 is outside 1 to 100"),
+        (rule(for_s=0), "respond.for_s: 0 is outside 1 to 31536000"),
+        (2 * rule(), "respond.name: `r` stands twice"),
+        ("[[respond]]\nname = 'r'\nfinding = 'leak'", "respond.revoke: is missing"),
+        (rule(name="r\u0007"), "name: is not 256 printable bytes at most"),
         ("[control]\nstale_ms = 1999", "control.stale_ms: 1999 is less than two heartbeats of 1000 ms"),
     ],
 )
@@ -53,3 +71,11 @@ def test_arrays_of_texts_and_issuers_are_read(tmp_path: Path) -> None:
     config = load(tmp_path, text)
     assert config.egress.allow_addresses == ("127.0.0.0/8:80",)
     assert [(one.url, one.audience, one.jwks_file) for one in config.issuer] == [("u", "a", "f")]
+
+
+def test_rules_are_read_in_their_order_with_their_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, rule() + rule(name="all", finding="any", revoke="root", cascade=True, limit=1))
+    assert config.respond == (
+        Respond(name="r", finding="leak", min_score=90, revoke="agent", cascade=False, for_s=3600, limit=5, limit_s=3600),
+        Respond(name="all", finding="any", revoke="root", cascade=True, limit=1),
+    )

@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from pipeline.cli import agent
-from pipeline.cli.controlclient import Change, Unsettled
 from pipeline.cli.credential import Keeper, credential_of, forget, kept_path
 from pipeline.cli.doors import find_door, ready_doors
 from pipeline.cli.main import build_parser, main
 from pipeline.cli.proxyenv import BOTH_CASES, OWN, Proxy, governed, user_of
+from pipeline.shells.controlclient import Change, Unsettled
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.process import private_dir

@@ -1,7 +1,8 @@
-"""How a command speaks to control: one JSON question at a time, over the socket in this home, or over TLS to another machine.
+"""How commands and workers speak to control: one JSON question at a time, over the socket in this home, or over TLS.
 
 A change carries an id of our own making. Where the connection breaks in the middle of one, control is asked about that id until
-it answers, and the user is told which it is: in force as epoch N, not made, or unknown.
+it answers, and the user is told which it is: in force as epoch N, not made, or unknown. Who can ask again for as long as it
+takes (`change_once`) gives the id, and asks for the same change again.
 """
 
 import contextlib
@@ -30,12 +31,23 @@ SETTLE_S: Final = 10.0
 """How long control is asked what became of a change after the connection broke."""
 
 POLL_S: Final = 0.1
+CONFLICT: Final = 409
+"""The status of a change whose id was used for another one."""
+
 PAGE: Final = 1_000
 """Entries of one answer."""
 
 
 class Unsettled(PeerFault):
     """The connection broke in the middle of a change, which was not made, or of which nobody knows. Exit code 1."""
+
+
+class Refused(OperatorFault):
+    """Control has answered, and does not do it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Cut(Exception):
@@ -64,7 +76,7 @@ class Control:
     def ask(self, path: str, *, wait_s: float = 0.0, **parameters: Any) -> dict[str, Any]:
         """GET. `wait_s` is how long the question itself waits for something to happen.
 
-        Raises PeerFault while control cannot be reached or is at a loss, OperatorFault with its own words where it refuses.
+        Raises PeerFault while control cannot be reached or is at a loss, Refused with its own words where it refuses.
         """
         if wait_s:
             parameters["wait_s"] = f"{wait_s:.3f}"
@@ -86,6 +98,20 @@ class Control:
             status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
         except _Cut as fault:
             return self._settle(name, str(fault))
+        return _change(self._checked(status, answer))
+
+    def change_once(self, name: str, do: str, **fields: Any) -> Change:
+        """Have a change made, once, however often it is asked for under this name (16 to 64 letters, digits, `_` and `-`).
+
+        A change that was made under the name before is answered as it was made, also when it had other fields. Raises as `ask`:
+        behind a PeerFault it is made or not, and asking the same again settles it.
+        """
+        try:
+            status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
+            if status == CONFLICT:
+                status, answer = self._send("GET", f"/changes/{quote(name)}", None, ANSWER_S)
+        except _Cut as fault:
+            raise PeerFault(f"{self.where}: {fault}") from fault
         return _change(self._checked(status, answer))
 
     def _settle(self, name: str, why: str) -> Change:
@@ -110,7 +136,7 @@ class Control:
             return answer
         said = str(answer.get("error") or f"answered {status}")
         if 400 <= status < 500:
-            raise OperatorFault(said)
+            raise Refused(said, status)
         raise PeerFault(f"{self.where}: {said}")
 
     def live(self, kind: str) -> list[dict[str, Any]]:
