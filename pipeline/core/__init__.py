@@ -8,4 +8,6 @@ Arrow stream that is inserted.
 what is live. `respond` says what rules make of findings: whom to revoke, and when not to.
 
 `detect` is what is noticed in the calls.
+
+`ocsf` spells what a SIEM is told.
 """
