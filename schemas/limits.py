@@ -96,3 +96,54 @@ longest makes room, counted, and the bytes of its end count for nobody."""
 
 DETECT_LANES_MAX: Final = 4096
 """Lanes of which a partition of `egress` knows the frames that were taken. Reaching it: the one used least lately, counted."""
+
+BEACON_PAIRS_MAX: Final = 16_384
+"""Pairs of agent and host of which a partition of `egress` knows when they spoke. Reaching it: what was heard of longest ago
+makes room, counted; so for the limits below."""
+
+BEACON_DAYS_MAX: Final = 8_192
+"""Days of such pairs, each of BEACON_SECONDS_MAX at most."""
+
+BEACON_SECONDS_MAX: Final = 512
+"""Seconds with calls that are kept of a pair's day: the latest. Of those before them the hours keep their counts."""
+
+DENY_AGENTS_MAX: Final = 16_384
+"""Agents whose refusals a partition of `egress` knows."""
+
+DENY_WINDOWS_MAX: Final = 32_768
+"""Their windows with refusals in all."""
+
+VOLUME_AGENTS_MAX: Final = 16_384
+"""Agents of which a partition of `egress` knows what they sent."""
+
+VOLUME_DAYS_MAX: Final = 16_384
+"""Their days in all."""
+
+SEQUENCE_TASKS_MAX: Final = 32_768
+"""Tasks of which a partition of `egress` knows the tools."""
+
+SEQUENCE_TOOLS_MAX: Final = 32
+"""Tools of one task. Reaching it: a further one is not looked at, counted."""
+
+SEQUENCE_PAIRS_MAX: Final = 262_144
+"""Tools and pairs of tools that agents are known to have called, in all. Reaching it: the agent that was not heard of for
+longest is forgotten, counted."""
+
+STITCH_TRACES_MAX: Final = 500_000
+"""Traces that a worker holds to put together. Reaching it: the one that nothing has touched for longest is put away, counted;
+should more of it come, it is read back from the store."""
+
+STITCH_CALLS_MAX: Final = 750_000
+"""Calls of those traces. Reaching it: as STITCH_TRACES_MAX."""
+
+TRACE_CALLS_MAX: Final = 2048
+"""Calls of one trace that are put together. More are stored and counted; the trace is a gap then."""
+
+STITCH_GONE_MAX: Final = 1 << 20
+"""Traces that were put away and are still known to be so. One that is known no more begins anew if more of it comes, counted."""
+
+STITCH_TEXT_BYTES_MAX: Final = 32 * MIB
+"""Bytes of the chains that the traces in memory name. Reaching it: as STITCH_TRACES_MAX."""
+
+TRACE_SETTLE_S: Final = 30
+"""How long nothing of a trace has come when it is no more provisional, seconds."""

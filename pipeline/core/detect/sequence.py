@@ -1,0 +1,295 @@
+"""Sequence: an agent calls tools in an order in which it has never called them.
+
+Of each task (a session, or where a call has none its trace) it is known when each tool was called first and last. Tool b comes
+after tool a in a task when b was called at some time after a was: with any number of other calls between them, so that a
+harmless call in between hides nothing. Each tool, and each such pair, belongs to the task that began first of those that have
+it: there it was new. Of a task that began at least 24 hours after the agent's first call,
+
+    new tools    tools that belong to it                                            15 points each, 45 at most
+    new order    pairs that belong to it of two tools that do not                    5 points each, 25 at most
+
+There is a finding at 15 points: a new tool, or three new pairs of known ones. Beginnings only become earlier and pairs only
+more as calls come in, so what belongs to whom is a function of the set of calls. TA0002.
+
+Only tools (`Tool::"server/tool"`) are looked at: the hosts of a web page come in no order that means something.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.detect.columns import codes, each_group, numbers
+from pipeline.core.detect.words import differs
+from schemas.findings import SEQUENCE, Finding, Term, some_calls
+from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
+
+LEARNING_US: Final = 86_400_000_000
+"""What an agent does in its first day is what it does."""
+
+POINTS_MIN: Final = 15.0
+TOOL_POINTS: Final = 15.0
+TOOL_POINTS_MAX: Final = 45.0
+PAIR_POINTS: Final = 5.0
+PAIR_POINTS_MAX: Final = 25.0
+EXAMPLES_MAX: Final = 40
+"""New pairs that a finding names: more than its score needs."""
+
+_TOOL: Final = 'Tool::"'
+_TRACE: Final = re.compile("[0-9a-f]{32}")
+Owner: TypeAlias = tuple[int, str]
+"""Who had something first: when the task began, and its name. The least one has it."""
+
+Thing: TypeAlias = str | tuple[str, str]
+"""A tool, or one tool after another."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """One task of an agent."""
+
+    rows: int = 0
+    tools: dict[str, list[int]] = field(default_factory=dict)
+    """Tool -> its first and its last call in us, boot and seq of the first, calls."""
+    owns: set[Thing] = field(default_factory=set)
+    said: Finding | None = None
+
+    @property
+    def began_us(self) -> int:
+        return min(times[0] for times in self.tools.values())
+
+
+@dataclass(slots=True)
+class _Agent:
+    first_us: int
+    rows: int = 0
+    tasks: dict[str, _Task] = field(default_factory=dict)
+    owners: dict[Thing, Owner] = field(default_factory=dict)
+
+
+class Sequences:
+    """The detector `sequence`, by agent."""
+
+    name: Final = SEQUENCE
+    subject: Final = "agent"
+
+    def __init__(
+        self, tasks: int = SEQUENCE_TASKS_MAX, tools: int = SEQUENCE_TOOLS_MAX, pairs: int = SEQUENCE_PAIRS_MAX
+    ) -> None:
+        self._tasks_max = tasks
+        self._tools_max = tools
+        self._things_max = pairs
+        self._agents: OrderedDict[str, _Agent] = OrderedDict()
+        self._tasks: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._things = 0
+        self._evicted = 0
+
+    @property
+    def entries(self) -> int:
+        """Tasks that it knows."""
+        return len(self._tasks)
+
+    @property
+    def evicted(self) -> int:
+        """Tasks, tools of a task, and agents' tools and pairs, that had to make room or found none."""
+        return self._evicted
+
+    def clear(self) -> None:
+        """Forget every agent."""
+        self._agents.clear()
+        self._tasks.clear()
+        self._things = 0
+
+    def take(self, rows: pa.Table) -> list[Finding]:
+        """Note which tool each task has called when, and judge the tasks whose own or whose order has changed."""
+        calls, time = numbers(rows, "calls"), numbers(rows, "time")
+        agent, names = codes(rows, "agent")
+        task, tasks = codes(rows, "task")
+        resource, tools = codes(rows, "resource")
+        is_tool = np.array([tool.startswith(_TOOL) for tool in tools], bool)
+        wanted = np.flatnonzero((calls > 0) & is_tool[resource]) if len(tools) else np.zeros(0, np.int64)
+        if not len(wanted):
+            return []
+        boot, seq = rows["call_boot"].take(pa.array(wanted)).to_pylist(), rows["call_seq"].take(pa.array(wanted)).to_pylist()
+        calls, time, agent, task, resource = calls[wanted], time[wanted], agent[wanted], task[wanted], resource[wanted]
+        touched: dict[str, set[str]] = {}
+        earlier: set[str] = set()
+        for (who, what, which), at in each_group((agent, task, resource)):
+            name = names[who]
+            if not name or not tasks[what]:
+                continue
+            low = int(at[np.argmin(time[at])])
+            first_us, last_us = int(time[low]), int(time[at].max())
+            state = self._agents.get(name)
+            if state is None:
+                state = self._agents[name] = _Agent(first_us)
+            elif first_us < state.first_us:
+                state.first_us = first_us
+                earlier.add(name)
+            one = self._task(name, state, tasks[what])
+            one.rows += len(at)
+            state.rows += len(at)
+            seen = [first_us, last_us, int(boot[low]), int(seq[low]), int(calls[at].sum())]
+            if self._note(one, tools[which], seen):
+                touched.setdefault(name, set()).add(tasks[what])
+        said = []
+        for name in sorted(touched.keys() | earlier):
+            state = self._agents[name]
+            changed = self._own(name, state, touched.get(name, set()))
+            said += self._judge(name, state, state.tasks if name in earlier else changed)
+        self._make_room()
+        return said
+
+    def _task(self, name: str, state: _Agent, task: str) -> _Task:
+        one = state.tasks.get(task)
+        if one is None:
+            one = state.tasks[task] = _Task()
+            self._tasks[name, task] = None
+        self._tasks.move_to_end((name, task))
+        self._agents.move_to_end(name)
+        return one
+
+    def _note(self, task: _Task, tool: str, seen: list[int]) -> bool:
+        """Whether it is known now what was not."""
+        times = task.tools.get(tool)
+        if times is None:
+            if len(task.tools) >= self._tools_max:
+                self._evicted += 1
+                return False
+            task.tools[tool] = seen
+            return True
+        times[4] += seen[4]
+        changed = False
+        if seen[0] < times[0] or (seen[0] == times[0] and seen[2:4] < times[2:4]):
+            times[0], times[2], times[3] = seen[0], seen[2], seen[3]
+            changed = True
+        if seen[1] > times[1]:
+            times[1] = seen[1]
+            changed = True
+        return changed
+
+    def _own(self, name: str, state: _Agent, touched: Iterable[str]) -> set[str]:
+        """Give each tool and pair of these tasks to the task that began first; returns the tasks to judge."""
+        changed = set(touched)
+        for task in sorted(changed):
+            one = state.tasks[task]
+            owner = (one.began_us, task)
+            for thing in _things(one):
+                before = state.owners.get(thing)
+                if before is None:
+                    if self._things >= self._things_max and not self._forget_agent(name):
+                        self._evicted += 1
+                        continue
+                    self._things += 1
+                elif before[1] == task:
+                    state.owners[thing] = min(before, owner)
+                    continue
+                elif before < owner:
+                    continue
+                else:
+                    loser = state.tasks.get(before[1])
+                    if loser is not None:
+                        loser.owns.discard(thing)
+                        changed.add(before[1])
+                state.owners[thing] = owner
+                one.owns.add(thing)
+        return changed
+
+    def _forget_agent(self, keep: str) -> bool:
+        """Make room by the agent that was not heard of for longest."""
+        for name in self._agents:
+            if name != keep:
+                gone = self._agents.pop(name)
+                self._things -= len(gone.owners)
+                for task in gone.tasks:
+                    del self._tasks[name, task]
+                self._evicted += len(gone.tasks)
+                return True
+        return False
+
+    def _make_room(self) -> None:
+        while len(self._tasks) > self._tasks_max:
+            (name, task), _ = self._tasks.popitem(last=False)
+            self._evicted += 1
+            state = self._agents[name]
+            del state.tasks[task]  # what it owns it keeps: the agent has done it
+            if not state.tasks:
+                del self._agents[name]
+                self._things -= len(state.owners)
+
+    def _judge(self, name: str, state: _Agent, tasks: Iterable[str]) -> list[Finding]:
+        said = []
+        for task in sorted(tasks):
+            one = state.tasks[task]
+            now = _finding(name, state, task, one)
+            if now is not None and (one.said is None or differs(one.said, now)):
+                said.append(now)
+            elif now is None and one.said is not None:
+                said.append(replace(one.said, version=state.rows, withdrawn=True))
+            one.said = now
+        return said
+
+
+def _things(task: _Task) -> Iterable[Thing]:
+    """The tools of a task, and its pairs: a tool and one that was called at some time after it."""
+    yield from task.tools
+    for a, of_a in task.tools.items():
+        for b, of_b in task.tools.items():
+            if a != b and of_a[0] < of_b[1]:
+                yield a, b
+
+
+def points_of(new_tools: int, new_pairs: int) -> tuple[float, float]:
+    """What new tools and new pairs of known tools are worth."""
+    return min(TOOL_POINTS_MAX, TOOL_POINTS * new_tools), min(PAIR_POINTS_MAX, PAIR_POINTS * new_pairs)
+
+
+def _finding(name: str, state: _Agent, task: str, one: _Task) -> Finding | None:
+    if not one.owns or one.began_us - state.first_us < LEARNING_US:
+        return None
+    tools = sorted(thing for thing in one.owns if isinstance(thing, str))
+    pairs = sorted(thing for thing in one.owns if isinstance(thing, tuple) and not {*thing} & {*tools})
+    worth = points_of(len(tools), len(pairs))
+    if sum(worth) < POINTS_MIN:
+        return None
+    told = [(one.tools[tool][0], tool) for tool in tools] + [(_after_us(one, *pair), " > ".join(pair)) for pair in pairs]
+    session = "" if _TRACE.fullmatch(task) else task
+    calls = sorted((times[0], times[2], times[3]) for times in one.tools.values())
+    return Finding(
+        detector=SEQUENCE, subject=f"agent={name} task={task}", window_us=0, version=state.rows, agent=name, session=session,
+        started_us=one.began_us, ended_us=max(times[1] for times in one.tools.values()), time_us=_crossed(one, tools, pairs),
+        terms=(
+            Term(name="new tools", value=float(len(tools)), points=worth[0],
+                 why=f"{len(tools)} tools that the agent had never called"),
+            Term(name="new order", value=float(len(pairs)), points=worth[1],
+                 why=f"{len(pairs)} pairs of known tools that it had never called in this order"),
+        ),
+        title=f"agent {name} called tools as it never had: {min(told)[1]}" + (f" and {len(told) - 1} more" if told[1:] else ""),
+        calls=some_calls([f"{boot:016x}{seq:016x}" for _, boot, seq in calls]),
+        calls_count=sum(times[4] for times in one.tools.values()),
+        evidence={
+            "task": task, "agent_first_us": state.first_us, "new_tools": len(tools), "new_pairs": len(pairs),
+            "tools": tools[:EXAMPLES_MAX], "pairs": [list(pair) for pair in pairs[:EXAMPLES_MAX]],
+        },
+    )  # fmt: skip
+
+
+def _after_us(task: _Task, a: str, b: str) -> int:
+    """When b was called after a: the first time that is known for sure."""
+    first_us = task.tools[b][0]
+    return first_us if first_us > task.tools[a][0] else task.tools[b][1]
+
+
+def _crossed(task: _Task, tools: list[str], pairs: list[tuple[str, str]]) -> int:
+    """When what was new had reached `POINTS_MIN`."""
+    steps = sorted([(task.tools[tool][0], 1, 0) for tool in tools] + [(_after_us(task, *pair), 0, 1) for pair in pairs])
+    new_tools = new_pairs = 0
+    for time_us, tool, pair in steps:
+        new_tools, new_pairs = new_tools + tool, new_pairs + pair
+        if sum(points_of(new_tools, new_pairs)) >= POINTS_MIN:
+            return time_us
+    return steps[-1][0]
