@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from enforcers.core.chain import Chain
+from ext.board import Selectors
 from schemas.layout import VERDICT_UNSAID
 from schemas.limits import STRING_BYTES_MAX
 from schemas.records import SEPARATOR, Decision, Kind, Mode, Outcome, Verdict
@@ -53,6 +54,22 @@ class Target:
     scheme: str = ""
     host: str = ""
     domain: str = ""
+
+
+class Kept:
+    """What was worked out for one call, and holds for each that differs from it in nothing but its time and its trace.
+
+    Whoever makes a call that says again what one before it said, such as the next request of a client, may give it the same.
+    """
+
+    __slots__ = ("decision", "selectors", "texts")
+
+    def __init__(self) -> None:
+        self.selectors: tuple[Selectors, Selectors] | None = None
+        """What is true of its caller and of its target."""
+        self.decision: Decision | None = None
+        self.texts: Texts | None = None
+        """Those of the record of this decision."""
 
 
 class Call(NamedTuple):
@@ -97,10 +114,11 @@ class Call(NamedTuple):
     """Where its caller's connection came from: an IP address, or `UNIX`; empty where nobody knows."""
     ref: int = 0
     """The caller's own number for the call."""
+    kept: Kept | None = None
 
     def asking(self, action: str) -> "Call":
         """The same call with another action: a second question about it."""
-        return self._replace(action=action)
+        return self._replace(action=action, kept=None)
 
 
 class End(NamedTuple):
@@ -161,11 +179,17 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int
     """
     chain, target = call.chain, call.target
     allowed = decision.verdict is Verdict.ALLOW
-    texts = (
-        TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
-        call.action, target.resource, target.scheme, target.host, target.domain, call.client, call.path,
-        policies_text(decision.because), decision.reason, decision.policy_digest, "",
-    )  # fmt: skip
+    kept = call.kept
+    if kept is not None and kept.decision is decision and kept.texts is not None:
+        texts = kept.texts
+    else:
+        texts = (
+            TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
+            call.action, target.resource, target.scheme, target.host, target.domain, call.client, call.path,
+            policies_text(decision.because), decision.reason, decision.policy_digest, "",
+        )  # fmt: skip
+        if kept is not None:
+            kept.decision, kept.texts = decision, texts
     return (
         _DECISION, 0, call.time_ns, recorded_ns, allowed, _OPEN if allowed else _REFUSED, _ENFORCE, chain.depth,
         0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, call.query_hash, call.query_bytes, call.query_bits, call.trace_id,
@@ -180,7 +204,7 @@ def effect_record(call: Call, seq: int, end: End, recorded_ns: int, epoch: int =
     repeated: they meet by `call_seq`. Where the end has a reason, the verdict is now DENY, by `epoch`.
     """
     time_ns, outcome, status, bytes_out, bytes_in, duration_ns, error, reason, address = end
-    texts = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", address, "", "", reason, "", error)
+    texts = _plain(address) if not error and not reason else _texts(address, reason, error)
     return (
         _EFFECT, seq, time_ns, recorded_ns, _DENY if reason else VERDICT_UNSAID, int(outcome), _ENFORCE, 0, status, 0,
         bytes_out, bytes_in, duration_ns, epoch, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, True,
@@ -192,11 +216,21 @@ def progress_record(
 ) -> Record:
     """What to record of a call that is out and goes on: what was dialled, and the bytes since it began, so that a record that
     found no room is made up for by the next one. It may not use the reserved room."""
-    texts = (TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", address, "", "", "", "", "")
+    texts = _plain(address)
     return (
         int(Kind.PROGRESS), seq, time_ns, recorded_ns, VERDICT_UNSAID, _OPEN, _ENFORCE, 0, 0, 0, bytes_out, bytes_in,
         max(0, time_ns - call.time_ns), 0, call.ref, 0, 0, 0, call.trace_id, call.parent_span, texts, False,
     )  # fmt: skip
+
+
+def _texts(address: str, reason: str, error: str) -> Texts:
+    return TENANT, "", "", "", "", "", "", "", "", "", "", "", "", "", address, "", "", reason, "", error
+
+
+@lru_cache(1024)
+def _plain(address: str) -> Texts:
+    """Of a call that has gone well: the same for each that went there."""
+    return _texts(address, "", "")
 
 
 _DECISION: Final = int(Kind.DECISION)

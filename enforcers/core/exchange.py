@@ -220,7 +220,14 @@ class Exchange:
         self, outcome: Outcome, status: int, bytes_out: int, bytes_in: int, now_ns: int, error: str = ""
     ) -> None:
         """It was done, or it failed on its way: `error` says how."""
-        self._finish(End(now_ns, outcome, status, bytes_out, bytes_in, self._since(now_ns), error, "", self.address))
+        if not self.open:
+            return
+        self.open = False
+        # a tuple as it is, without the names of its fields: there is one for each call
+        end = tuple.__new__(
+            End, (now_ns, outcome, status, bytes_out, bytes_in, self._since(now_ns), error, "", self.address)
+        )  # fmt: skip
+        self._desk.finish(effect_record(self.call, self.seq, end, now_ns))
 
     def refuse(self, reason: str, error: str, now_ns: int) -> Refusal:
         """It was let out and must not be done after all, for what only its preparation showed, such as an address."""

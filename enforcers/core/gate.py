@@ -62,8 +62,13 @@ class Gate:
 
         `identity` where it has a name that cannot be said, and so cannot be looked up.
         """
+        kept = call.kept
         try:
-            return REASONS[self._board.check(caller_of(call), target_of(call))]
+            if kept is None:
+                return REASONS[self._board.check(caller_of(call), target_of(call))]
+            if kept.selectors is None:
+                kept.selectors = caller_of(call), target_of(call)
+            return REASONS[self._board.check(*kept.selectors)]
         except AgentFault:
             return "identity"
 

@@ -22,6 +22,7 @@ _NEW_FLAGS: Final = SAMPLED | RANDOM
 STATE_MEMBERS_MAX: Final = 32
 """List members of `tracestate` (section 3.3.1.1). More: it is dropped, since it cannot be parsed by the rules."""
 
+_FLAGS: Final = [b"-%02x" % flags for flags in range(256)]
 _PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _MEMBER: Final = re.compile(rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 
@@ -73,4 +74,4 @@ def _is_state(state: bytes) -> bool:
 
 def traceparent(trace_id: bytes, span: bytes, flags: int) -> bytes:
     """The value to send: version 00, whatever the caller's was."""
-    return b"00-%b-%b-%02x" % (hexlify(trace_id), hexlify(span), flags)
+    return b"00-" + hexlify(trace_id) + b"-" + hexlify(span) + _FLAGS[flags]

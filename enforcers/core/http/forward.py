@@ -20,12 +20,34 @@ def request_head(
     `traceparent` takes the place of the client's; `tracestate` goes on unless its traceparent was not valid. `framing` is how
     the body is sent: as the client framed it where nothing else is said.
     """
-    framing = request.body if framing is None else framing
-    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), where.origin_form, where.authority), request.onward]
-    if traceparent:
-        parts.append(b"traceparent: %b\r\n" % traceparent)
-        if request.trace and keep_tracestate:
-            parts += [b"tracestate: %b\r\n" % value for name, value in request.trace if name == b"tracestate"]
+    before, behind = _around(request, where, request.body if framing is None else framing)
+    return b"%b%b%b" % (before, _trace(request, traceparent, keep_tracestate) if traceparent else b"", behind)
+
+
+def traced_head(request: Request, where: Where, traceparent: bytes, *, keep_tracestate: bool) -> bytes:
+    """The same for a request of which one like it may follow at once: all but the trace is made once.
+
+    It is kept with the request, so `where` must be that request's own.
+    """
+    around = request.around
+    if around is None:
+        around = request.around = _around(request, where, request.body)
+    return b"%b%b%b" % (around[0], _trace(request, traceparent, keep_tracestate), around[1])
+
+
+def _trace(request: Request, traceparent: bytes, keep_tracestate: bool) -> bytes:
+    line = b"traceparent: %b\r\n" % traceparent
+    if request.trace and keep_tracestate:
+        line += b"".join([b"tracestate: %b\r\n" % value for name, value in request.trace if name == b"tracestate"])
+    return line
+
+
+def _around(request: Request, where: Where, framing: Framing) -> tuple[bytes, bytes]:
+    """What stands before and behind the trace."""
+    before = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
+        request.method.encode(), where.origin_form, where.authority, request.onward,
+    )  # fmt: skip
+    parts: list[bytes] = []
     if framing.kind == LENGTH:
         parts.append(b"Content-Length: %d\r\n" % framing.length)
     elif framing.kind == CHUNKED.kind:
@@ -43,7 +65,7 @@ def request_head(
     if request.hops >= 0:
         parts.append(b"Max-Forwards: %d\r\n" % request.hops)
     parts.append(b"\r\n")
-    return b"".join(parts)
+    return before, b"".join(parts)
 
 
 def answer_framing(answer: Answer, minor: int) -> Framing:

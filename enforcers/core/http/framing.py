@@ -8,7 +8,7 @@ extension has its grammar and is dropped. A trailer that would change what the h
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -207,6 +207,11 @@ _LAST: Final = 3
 def chunk(data: bytes) -> bytes:
     """One chunk; nothing for no data, since an empty chunk would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def chunks(pieces: Iterable[bytes], trailers: Sequence[tuple[bytes, bytes]] | None) -> bytes:
+    """Pieces of a body in chunks, and behind them its end where its trailers are known."""
+    return b"".join([chunk(piece) for piece in pieces]) + (b"" if trailers is None else last_chunk(trailers))
 
 
 def last_chunk(trailers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:

@@ -65,8 +65,8 @@ class Request:
     """What a request's head means."""
 
     __slots__ = (
-        "_fields_at", "_head", "body", "close", "credential", "expect", "hops", "host", "method", "minor", "onward", "target",
-        "te_trailers", "trace", "trailer", "upgrade",
+        "_fields_at", "_head", "around", "body", "close", "credential", "expect", "hops", "host", "method", "minor", "onward",
+        "target", "te_trailers", "trace", "trailer", "upgrade",
     )  # fmt: skip
 
     method: str
@@ -91,6 +91,8 @@ class Request:
     """Its `traceparent` and `tracestate` fields, however many."""
     hops: int
     """What is left of `Max-Forwards`, where it counts; -1 elsewhere."""
+    around: tuple[bytes, bytes] | None
+    """What goes to the origin before and behind the trace, once somebody has made it."""
     _head: bytes
     _fields_at: int
 
@@ -174,6 +176,7 @@ def parse_request(head: bytes) -> Request:
     request.expect = request.te_trailers = False
     request.upgrade = request.trailer = b""
     request.hops = -1
+    request.around = None
     if name in _BODILESS and (body.length or body is CHUNKED):
         raise BadRequest("body", f"`{name}` has a body")
     if not special.keys() <= _QUIET:

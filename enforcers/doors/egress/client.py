@@ -9,40 +9,32 @@ for a connection; only a credential that is not known yet, or a connection to be
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from enforcers.core.caller import Caller, NoIdentity
 from enforcers.core.http.fields import BadRequest, Fields
 from enforcers.core.http.framing import LENGTH, NONE, Body
-from enforcers.core.http.head import Request, find_head, parse_request
-from enforcers.core.http.target import Where, read_target
-from enforcers.core.refusal import Refusal, malformed, unknown
+from enforcers.core.http.head import Request, find_head
+from enforcers.core.refusal import Refusal
 from enforcers.doors.egress import tunnel
-from enforcers.doors.egress.asking import ask, over_its_limit
-from enforcers.doors.egress.connection import FOREVER, Connection
+from enforcers.doors.egress.asking import ask, no_meaning, nobody, over_its_limit
+from enforcers.doors.egress.connection import FOREVER, LINGER_BYTES, LINGER_S, SKIP_BYTES, Connection
 from enforcers.doors.egress.ends import BUFFER_BYTES
 from enforcers.doors.egress.flight import Flight
+from enforcers.doors.egress.last import Last
 
 if TYPE_CHECKING:
     from enforcers.doors.egress.door import Door
 
 HEAD, IDENT, CALL, SKIP, LINGER, GONE = range(6)
 
-SKIP_BYTES: Final = 64 << 10
-"""Of a refused request's body: so much is read to keep the connection. A longer one ends it."""
-
-LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 4 << 20
-"""How long, and for how many bytes, a connection that we end is still read: closed with bytes unread, the kernel would take our
-last answer away from the client."""
-
 
 class Client(Connection):
     """One connection."""
 
     __slots__ = (
-        "_data", "_door", "_eof", "_flight", "_full", "_left", "_pieces", "_request", "_seen", "_state", "_task", "_where",
-        "agent", "body", "pipelined", "trailers",
+        "_data", "_door", "_eof", "_flight", "_full", "_left", "_pieces", "_request", "_seen", "_state", "_task", "agent",
+        "body", "last", "pipelined", "trailers",
     )  # fmt: skip
 
     def __init__(self, door: "Door") -> None:
@@ -54,13 +46,13 @@ class Client(Connection):
         self.trailers: Fields = []
         self.pipelined = False
         """Whether something came behind a request that is not answered: it is never read."""
+        self.last = Last()
         self._door = door
         self._state = HEAD
         self._data = bytearray()
         """Of a head that is not whole yet, or, for CONNECT, what came behind it."""
         self._seen = 0
         self._request: Request
-        self._where: Where
         self._flight: Flight | None = None
         self._task: asyncio.Task[None] | None = None
         self._pieces: list[bytes] = []
@@ -136,6 +128,10 @@ class Client(Connection):
         state = self._state
         if state == HEAD:
             if not self._data and not self._full:
+                head = self.last.head
+                if head and data.startswith(head):
+                    self._go(data[len(head) :])
+                    return
                 size = self._head_size(data)
                 if size:
                     self._take(data[:size], data[size:])
@@ -186,36 +182,44 @@ class Client(Connection):
 
     def _take(self, head: bytes, rest: bytes) -> None:
         """A whole head, and what came behind it."""
-        door = self._door
-        pieces: list[bytes] = []
         try:
-            request = parse_request(head)
-            self._request = request
-            self._where = read_target(request)
-            framing = request.body
-            if request.method == "CONNECT":
-                self._data += rest
-            elif framing is NONE:
-                self.pipelined = bool(rest)
-            elif framing.kind == LENGTH and len(rest) == framing.length:
-                if rest:
-                    pieces.append(rest)
-            else:
-                self.body = Body(framing)
-                pieces = self.body.feed(rest)
-                self._note_end()
+            self.last.read(head)
         except BadRequest as fault:
             self._malformed(fault)
             return
+        self._request = self.last.request
+        self._go(rest)
+
+    def _go(self, rest: bytes) -> None:
+        """A request that is understood; `rest` came behind its head."""
+        door, request = self._door, self._request
+        framing = request.body
+        pieces: list[bytes] = []
+        if request.method == "CONNECT":
+            self._data += rest
+        elif framing is NONE:
+            self.pipelined = bool(rest)
+        elif framing.kind == LENGTH and len(rest) == framing.length:
+            if rest:
+                pieces.append(rest)
+        else:
+            self.body = Body(framing)
+            try:
+                pieces = self.body.feed(rest)
+            except BadRequest as fault:
+                self._malformed(fault)
+                return
+            self._note_end()
         self._state = CALL
         self.due = FOREVER
         self._pieces = pieces
-        caller = door.identify.known(request.credential, door.now_ns() * 1e-9)
+        now_ns = door.now_ns()
+        caller = self.last.caller(door.identify, now_ns * 1e-9)
         if caller is None:
             self._state = IDENT
             self._task = self._loop.create_task(self._identify())
         else:
-            self._call(caller)
+            self._call(caller, now_ns)
 
     def _note_end(self) -> None:
         body = self.body
@@ -272,23 +276,21 @@ class Client(Connection):
             caller = await self._door.identify.check(request.headers)
         except NoIdentity as fault:
             self._task = None
-            self._door.flood.add("identity", fault.code, fault.claimed, status=fault.status)
-            self._door.figures.unnamed[str(fault.status)] += 1
-            self.refuse(unknown(fault.status, str(fault), fault.claimed))
+            self.refuse(nobody(self._door, fault))
             return
         self._task = None
         self._state = CALL
-        self._call(caller)
+        self._call(caller, self._door.now_ns())
 
-    def _call(self, caller: Caller) -> None:
+    def _call(self, caller: Caller, now_ns: int) -> None:
         """A request that is somebody's: decide, record, and let it out."""
-        door, request, where = self._door, self._request, self._where
+        door, request, where = self._door, self._request, self.last.where
         if caller.agent != self.agent or request.upgrade:
             refused = over_its_limit(door, self, caller, request)
             if refused is not None:
                 self.refuse(refused)
                 return
-        exchange, trace, refused = ask(door, caller, request, where, self.peer)
+        exchange, trace, refused = ask(door, self.last, caller, self.peer, now_ns)
         if refused is not None:
             self.refuse(refused)
             return
@@ -344,9 +346,7 @@ class Client(Connection):
 
     def _malformed(self, fault: BadRequest) -> None:
         """What has no one meaning ends the connection: nobody knows where the next request would begin."""
-        self._door.flood.add("malformed", fault.code, status=fault.status)
-        self._door.figures.unnamed[str(fault.status)] += 1
-        self.transport.write(malformed(fault.status, str(fault)).encode(close=True))
+        self.transport.write(no_meaning(self._door, fault).encode(close=True))
         self._linger()
 
     def _again(self) -> None:

@@ -9,6 +9,14 @@ from schemas.vocabulary import UNIX, peer_address
 
 FOREVER: Final = float("inf")
 
+SKIP_BYTES: Final = 64 << 10
+"""Of a refused request's body: so much is read to keep the connection. A longer one ends it."""
+
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 4 << 20
+"""How long, and for how many bytes, a connection that we end is still read: closed with bytes unread, the kernel would take our
+last answer away from the client."""
+
 
 class Connection(Held):
     """One connection of a client."""

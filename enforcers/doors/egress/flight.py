@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from enforcers.core.exchange import Exchange
 from enforcers.core.http.fields import BadAnswer, BadRequest
-from enforcers.core.http.forward import answer_framing, answer_head, request_head
-from enforcers.core.http.framing import CHUNKED, LENGTH, UNTIL_CLOSE, Body, chunk, last_chunk
+from enforcers.core.http.forward import answer_framing, answer_head, traced_head
+from enforcers.core.http.framing import CHUNKED, LENGTH, UNTIL_CLOSE, Body, chunks, last_chunk
 from enforcers.core.http.head import Answer, Request, find_head, parse_answer
 from enforcers.core.http.target import Where
 from enforcers.core.tracing import Trace, traceparent
 from enforcers.doors.egress.ends import BUFFER_BYTES
-from enforcers.doors.egress.origin import Origin
+from enforcers.doors.egress.origin import Origin, Said
 from enforcers.doors.egress.tunnel import relay
 from schemas.limits import MIB
 from schemas.records import Outcome
@@ -115,15 +115,11 @@ class Flight:
         self._origin, origin.flight = origin, self
         exchange.address = origin.address
         trace = self._trace
-        head = request_head(
-            request, self.where, traceparent(trace.trace_id, exchange.span, trace.flags), keep_tracestate=trace.keeps_state
-        )
+        parent = traceparent(trace.trace_id, exchange.span, trace.flags)
+        head = traced_head(request, self.where, parent, keep_tracestate=trace.keeps_state)
         pieces, self._held = self._held, []
         self._sent = True  # from here on it may have been seen: a crash leaves it open, and it is recorded as lost
-        if request.body is CHUNKED or len(pieces) > 1:
-            data = head + self._framed(pieces)
-        else:
-            data = head + pieces[0] if pieces else head
+        data = head + (pieces[0] if len(pieces) == 1 and request.body is not CHUNKED else self._framed(pieces))
         self.bytes_out += len(data)
         origin.transport.write(data)
         client.wait_s(door.answer_s if client.body is None else door.body_s)
@@ -135,10 +131,7 @@ class Flight:
     def _framed(self, pieces: list[bytes]) -> bytes:
         if self._request.body is not CHUNKED:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        framed = [chunk(piece) for piece in pieces]
-        if self._client.body is None:
-            framed.append(last_chunk(self._client.trailers))
-        return b"".join(framed)
+        return chunks(pieces, self._client.trailers if self._client.body is None else None)
 
     def up(self, pieces: list[bytes]) -> None:
         """More of the body, or its end: `Client.body` says which."""
@@ -189,13 +182,19 @@ class Flight:
 
     def _read_head(self, data: bytes, seen: int) -> None:
         """`seen` bytes of it have no end of a head, as an earlier look found."""
-        limit, request, client = self._door.config.header_bytes, self._request, self._client
+        limit, request, client, origin = self._door.config.header_bytes, self._request, self._client, self._origin
+        assert origin is not None
+        last = origin.last
+        if last is not None and not seen and data.startswith(last.head) and last.asked == (request.method, request.minor):
+            self._take(last, data[len(last.head) :])
+            return
         while True:
             size = find_head(data, limit, seen, BadAnswer)
             if not size:
                 self._partial = data
                 return
-            answer = parse_answer(data[:size], request.method, request.upgrade)
+            head = data[:size]
+            answer = parse_answer(head, request.method, request.upgrade)
             data, seen = data[size:], 0
             if answer.status >= 200 or answer.upgrade:
                 break
@@ -205,14 +204,22 @@ class Flight:
                 self._partial = b""
                 return
         self._partial = b""
-        self._answer = answer
         if answer.upgrade:
+            self._answer = answer
             self._switch(answer, data)
             return
         framing = answer_framing(answer, request.minor)
+        origin.last = Said(head, (request.method, request.minor), answer, framing, answer_head(answer, request.minor))
+        self._take(origin.last, data)
+
+    def _take(self, said: Said, data: bytes) -> None:
+        """The head of the answer, and what came behind it."""
+        client = self._client
+        answer, framing = said.answer, said.framing
+        self._answer = answer
         # an answer before the body's end: the origin wants no more of it, and the client is told that nothing follows
         self._close = client.must_close or client.body is not None or framing is UNTIL_CLOSE
-        head = answer_head(answer, request.minor, self._close)
+        head = answer_head(answer, self._request.minor, close=True) if self._close else said.onward
         self.head_sent = True
         body = answer.body
         if body.kind == LENGTH and len(data) == body.length:
@@ -232,11 +239,7 @@ class Flight:
             if head:
                 self._client.write(head)  # whatever was sound goes on; that it is cut short is seen
             raise
-        if self._chunked:
-            pieces = [chunk(piece) for piece in pieces]
-            if body.done:
-                pieces.append(last_chunk(body.trailers))
-        out = head + b"".join(pieces)
+        out = head + (chunks(pieces, body.trailers if body.done else None) if self._chunked else b"".join(pieces))
         if body.done:
             self._end(out, reusable=not answer.close and not body.extra)
             return

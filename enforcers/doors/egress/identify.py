@@ -54,7 +54,9 @@ HEAD_BYTES: Final = 80
 """Of the agents file: enough for the epoch in its first line, so that no two states of it are taken for one."""
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
+    """Who somebody is, and until when that may be believed without another look at the credential."""
+
     caller: Caller
     until_s: float
 
@@ -90,8 +92,10 @@ class Identify:
         self._wall, self._clock = wall, clock
         key = os.urandom(32)
         self._hasher = hashlib.blake2b(key=key, digest_size=16)
-        self._new: dict[bytes, _Held] = {}
-        self._old: dict[bytes, _Held] = {}
+        self.changes = 0
+        """How often what was remembered has been forgotten: whoever keeps a `Held` keeps this with it, and the value."""
+        self._new: dict[bytes, Held] = {}
+        self._old: dict[bytes, Held] = {}
         self._right: dict[str, bytes] = {}
         """Stored hash -> keyed hash of the one secret that fits."""
         self._scrypt = Scrypt(threads)
@@ -104,6 +108,11 @@ class Identify:
 
     def known(self, value: bytes | None, now_s: float) -> Caller | None:
         """Who has shown exactly this field value before, and is still who it was; None: ask `check`."""
+        held = self.held(value, now_s)
+        return held.caller if held is not None else None
+
+    def held(self, value: bytes | None, now_s: float) -> Held | None:
+        """The same, and how long it may be kept: until then, or until `changes` has changed."""
         if value is None:
             return None
         hasher = self._hasher.copy()
@@ -116,7 +125,7 @@ class Identify:
                 return None
             self._remember(mark, held)
         if now_s < held.until_s:
-            return held.caller
+            return held
         self._new.pop(mark, None)
         return None
 
@@ -132,7 +141,7 @@ class Identify:
         if now_s < until and self.still(caller):
             hasher = self._hasher.copy()
             hasher.update(value)
-            self._remember(hasher.digest(), _Held(caller, until))
+            self._remember(hasher.digest(), Held(caller, until))
         return caller
 
     def still(self, caller: Caller) -> bool:
@@ -218,9 +227,10 @@ class Identify:
 
     def _forget(self) -> None:
         """What was remembered is looked up anew: without scrypt where the secret is known to be right."""
+        self.changes += 1
         self._new, self._old = {}, {}
 
-    def _remember(self, mark: bytes, held: _Held) -> None:
+    def _remember(self, mark: bytes, held: Held) -> None:
         """Two halves: what was not asked for while one was filled is gone."""
         if len(self._new) >= REMEMBERED:
             self._old, self._new = self._new, {}

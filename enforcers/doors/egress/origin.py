@@ -4,8 +4,10 @@ It is made by the dialer, kept by the pool, and lent to one flight after another
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from enforcers.core.http.framing import Framing
+from enforcers.core.http.head import Answer
 from enforcers.doors.egress.ends import BUFFER_BYTES, Held
 
 if TYPE_CHECKING:
@@ -13,10 +15,22 @@ if TYPE_CHECKING:
     from enforcers.doors.egress.pool import Key, Pool
 
 
+class Said(NamedTuple):
+    """The head of an answer, and what it means for a request of the same method and version."""
+
+    head: bytes
+    asked: tuple[str, int]
+    """The method and version: what else the meaning hangs on, where nobody asked to go over to another protocol."""
+    answer: Answer
+    framing: Framing
+    onward: bytes
+    """What the client gets where its connection stays."""
+
+
 class Origin(Held):
     """One connection."""
 
-    __slots__ = ("_pool", "address", "closed", "flight", "key", "used")
+    __slots__ = ("_pool", "address", "closed", "flight", "key", "last", "used")
 
     def __init__(self, pool: "Pool", key: "Key") -> None:
         super().__init__()
@@ -27,6 +41,8 @@ class Origin(Held):
         self.used = False
         """Whether it has carried a call already: then its origin may have closed it before it sees the next one."""
         self.closed = False
+        self.last: Said | None = None
+        """Its last answer: the next one has the same head, byte for byte, as long as its clock shows the same second."""
         self._pool = pool
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -85,6 +85,28 @@ def test_connections_are_kept_on_both_sides_and_never_shared_between_agents(shar
     assert [request.rpartition(b"\r\n\r\n")[2] for request in origin.seen[:5]] == [b"", b"x", b"xx", b"xxx", b"xxxx"]
 
 
+def test_an_answer_of_the_same_words_means_what_its_request_makes_of_it(shared: EgressSite, door: DoorProcess) -> None:
+    def handle(_: RawOrigin, sock: socket.socket) -> None:
+        for asked in requests(sock):
+            sock.sendall(OK[: -len(b"ok")] if asked.startswith(b"HEAD") else OK)
+
+    before = len(shared.records())
+    with RawOrigin(handle) as origin, door.connect() as client:
+        reader = Reader(client)
+        for method in ("GET", "GET", "HEAD", "HEAD", "GET", "HEAD", "GET"):
+            client.sendall(shared.get(origin.authority, method=method))
+            answer = reader.answer(method)
+            assert (answer.status, answer.body) == (200, b"" if method == "HEAD" else b"ok")
+        assert origin.connections == 1
+        client.sendall(shared.get(origin.authority).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (reader.answer().body, client.recv(1)) == (b"ok", b"")
+    said = shared.records()[before:]
+    assert [one["bytes_in"] for one in said if one["kind"] == "effect"] == [
+        len(OK) - 2 * (one["action"] == "http:HEAD") for one in said if one["kind"] == "decision"
+    ]
+    assert len({one["trace_id"] for one in said if one["kind"] == "decision"}) == 8, "the same words, eight calls"
+
+
 def test_chunks_and_trailers_go_through_in_both_directions(shared: EgressSite, door: DoorProcess) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
     answer = head + b"5\r\nhello\r\n6;x=1\r\n world\r\n0\r\nX-Sum: 11\r\n\r\n"
