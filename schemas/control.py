@@ -10,6 +10,7 @@ identity, so that a new control key may sign the same entry again.
                          origin (files, rollback)
     agent/NAME           owner, secret (scrypt), subs [[issuer, subject]], spiffe [id]
     revocation/SELECTOR  kind, name, cascade, reason, not_before, expires (seconds since 1970, 0: none)
+    exception/ID         finding, detector, subject, owner, reason, expires (seconds since 1970): such findings are false
     enforcer/NAME        key (the raw Ed25519 public key, hex)          worker/NAME the same
     pause                reason
     key/KEYID            public (hex): a control key that is accepted; its entry is signed with one that was accepted before
@@ -38,7 +39,7 @@ TENANT: Final = "default"
 HEARTBEAT: Final = "heartbeat"
 PAUSE: Final = "pause"
 POLICY: Final = "policy/main"
-KINDS: Final = ("policy", "agent", "revocation", "enforcer", "worker", "pause", "key", HEARTBEAT)
+KINDS: Final = ("policy", "agent", "revocation", "exception", "enforcer", "worker", "pause", "key", HEARTBEAT)
 """What stands before the `/` of a key."""
 _WORDS: Final = (PAUSE, HEARTBEAT)
 """Keys that are one word; every other has a name."""
@@ -114,6 +115,11 @@ class Sealed:
     def leaf(self) -> bytes:
         """What the entry is in the digest of all live entries."""
         return leaf_of(self.payload)
+
+
+def exception_name(detector: str, subject: str) -> str:
+    """What the exception for findings of a detector about a subject is called, 32 hex digits: there is one of each."""
+    return hashlib.sha256(canonical({"detector": detector, "subject": subject})).hexdigest()[:32]
 
 
 def seal(payload: bytes, key_id: bytes, sign: Sign) -> bytes:

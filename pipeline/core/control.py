@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.core import requests
 from pipeline.core.standing import Standing, identities_of, size_of
-from schemas.control import HEAD_BYTES, HEARTBEAT, PAUSE, POLICY, Entry
+from schemas.control import HEAD_BYTES, HEARTBEAT, PAUSE, POLICY, Entry, exception_name
 from schemas.errors import OperatorFault
 from schemas.limits import ENTRY_BYTES_MAX
 from schemas.selectors import Selector, make_selector
@@ -25,10 +25,16 @@ OWN: Final = "control"
 """The actor of what control does by itself: expiry, its first key."""
 
 EXPIRED_MAX: Final = 10_000
-"""Revocations that end in one change."""
+"""Revocations and exceptions that end in one change."""
 
-LIMITED: Final = frozenset({"revoke", "revoke-many", "agent-add", "agent-rotate", "enforcer-add", "worker-add"})
+LIMITED: Final = frozenset(
+    {"revoke", "revoke-many", "exception-add", "agent-add", "agent-rotate", "enforcer-add", "worker-add"}
+)
 """Requests that the limit on live bytes holds for. `pause` always fits, and so does what makes the log smaller."""
+
+
+class Already(OperatorFault):
+    """A revocation that stands may not be replaced by this one (`only_new`), which may end sooner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +57,7 @@ class Log(Standing):
         return self._made(made, now_ns, actor, result, limited=do in LIMITED)
 
     def expired(self, now_ns: int) -> Change | None:
-        """The end of revocations whose time has come, EXPIRED_MAX at a time; None when there are none."""
+        """The end of revocations and exceptions whose time has come, EXPIRED_MAX at a time; None when there are none."""
         due: list[tuple[int, int, str]] = []
         while self._expiries and len(due) < EXPIRED_MAX and self._expiries[0][0] * 1_000_000_000 <= now_ns:
             one = heapq.heappop(self._expiries)
@@ -64,7 +70,7 @@ class Log(Standing):
         return self._made(dict.fromkeys(key for _, _, key in due), now_ns, OWN, {"expired": len(due)}, limited=False)
 
     def next_expiry_s(self) -> int:
-        """When a revocation ends next, seconds since 1970; 0 for never."""
+        """When a revocation or exception ends next, seconds since 1970; 0 for never."""
         while self._expiries and self.epoch_of(self._expiries[0][2]) != self._expiries[0][1]:
             heapq.heappop(self._expiries)
         return self._expiries[0][0] if self._expiries else 0
@@ -112,6 +118,10 @@ class Log(Standing):
                 return self._revoke_many(request, made, now_ns)
             case "unrevoke":
                 return self._unrevoke(request, made)
+            case "exception-add":
+                return self._exception_add(request, made, now_ns)
+            case "exception-remove":
+                return self._exception_remove(request, made)
             case "pause":
                 made[PAUSE] = {"reason": requests.reason(request)}
                 return {}
@@ -140,9 +150,10 @@ class Log(Standing):
 
     def _revoke(self, request: Mapping[str, Any], made: dict[str, Any], now_ns: int) -> Mapping[str, Any]:
         selector = _selector(request)
-        lasts = requests.whole(request, "for_s", requests.LASTS_S_MAX)
-        expires = -(-now_ns // 1_000_000_000) + lasts if lasts else 0
+        expires = _expires(requests.whole(request, "for_s", requests.LASTS_S_MAX), now_ns)
         key = f"revocation/{selector.text}"
+        if requests.flag(request, "only_new") and key in self._live:
+            raise Already(f"`{shown(selector.text)}` is revoked already, as epoch {self.epoch_of(key)}")
         made.pop(key, None)
         made[key] = {
             "kind": selector.kind, "name": selector.name, "cascade": selector.cascade, "reason": requests.reason(request),
@@ -166,6 +177,22 @@ class Log(Standing):
             raise OperatorFault(f"`{shown(selector.text)}` is not revoked")
         made[key] = None
         return {"selector": selector.text}
+
+    def _exception_add(self, request: Mapping[str, Any], made: dict[str, Any], now_ns: int) -> Mapping[str, Any]:
+        """One for each detector and subject: a new one takes the place of what stands."""
+        detector, subject = requests.detector(request), requests.text(request, "subject", requests.SUBJECT_BYTES_MAX)
+        name, expires = exception_name(detector, subject), _expires(requests.lasting(request), now_ns)
+        made[f"exception/{name}"] = {
+            "finding": requests.finding(request, "finding"), "detector": detector, "subject": subject,
+            "owner": requests.owner(request), "expires": expires,
+            "reason": requests.text(request, "reason", requests.REASON_BYTES_MAX, empty=True),
+        }  # fmt: skip
+        return {"exception": name, "expires": expires}
+
+    def _exception_remove(self, request: Mapping[str, Any], made: dict[str, Any]) -> Mapping[str, Any]:
+        name = requests.finding(request, "name")
+        made[self._standing(f"exception/{name}").key] = None
+        return {"exception": name}
 
     def _resume(self, made: dict[str, Any]) -> Mapping[str, Any]:
         if PAUSE not in self._live:
@@ -254,6 +281,11 @@ class Log(Standing):
             kind, _, name = key.partition("/")
             raise OperatorFault(f"there is no {'control key' if kind == 'key' else kind} `{shown(name)}`")
         return entry
+
+
+def _expires(lasts_s: int, now_ns: int) -> int:
+    """Seconds since 1970; 0 is never."""
+    return -(-now_ns // 1_000_000_000) + lasts_s if lasts_s else 0
 
 
 def _selector(request: Mapping[str, Any]) -> Selector:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from schemas.control import key_id_of
+from schemas.detectors import DETECTORS
 from schemas.errors import OperatorFault
 from schemas.limits import NAME_BYTES_MAX, RESOURCE_BYTES_MAX
 from schemas.vocabulary import shown
@@ -22,14 +23,22 @@ IDENTITIES_MAX: Final = 32
 """Outside identities of one agent, of each kind."""
 
 LASTS_S_MAX: Final = 100 * 366 * 86_400
+EXCEPTION_S_MAX: Final = 366 * 86_400
+"""How long findings may be called false before somebody must say so again: what is never looked at again is a hole."""
+
+SUBJECT_BYTES_MAX: Final = 8 << 10
+"""Of what a finding is about: some names, each bounded."""
+
 TIME_S_MAX: Final = (1 << 33) - 1
 
 FIELDS: Final[Mapping[str, frozenset[str]]] = {
     name: frozenset(fields.split())
     for name, fields in {
-        "revoke": "kind name cascade reason for_s not_before_s",
+        "revoke": "kind name cascade reason for_s not_before_s only_new",
         "revoke-many": "items",
         "unrevoke": "kind name cascade",
+        "exception-add": "finding detector subject owner reason for_s",
+        "exception-remove": "name",
         "pause": "reason",
         "resume": "",
         "agent-add": "name owner secret subs spiffe",
@@ -53,6 +62,7 @@ INTERNAL: Final = frozenset({"policy", "forget"})
 
 _SECRET: Final = re.compile(r"scrypt\$[0-9]{1,8}\$[0-9]{1,4}\$[0-9]{1,4}\$[A-Za-z0-9+/_=-]{16,128}\$[A-Za-z0-9+/_=-]{16,256}")
 _PEER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FINDING: Final = re.compile(r"[0-9a-f]{32}")
 _PUBLIC: Final = re.compile(r"[0-9a-f]{64}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -129,6 +139,30 @@ def peer(request: Mapping[str, Any]) -> str:
     if not _PEER.fullmatch(name):
         raise OperatorFault(f"`{shown(name)}` is no name of a host or worker: letters, digits, `.`, `_` and `-`, 64 at most")
     return name
+
+
+def finding(request: Mapping[str, Any], field: str) -> str:
+    """The id of a finding, or of an exception."""
+    value = text(request, field, NAME_BYTES_MAX)
+    if not _FINDING.fullmatch(value):
+        raise OperatorFault(f"`{field}` is not an id of 32 hex digits")
+    return value
+
+
+def detector(request: Mapping[str, Any]) -> str:
+    """Whose finding it is."""
+    value = text(request, "detector", NAME_BYTES_MAX)
+    if value not in DETECTORS:
+        raise OperatorFault(f"`{shown(value)}` is no detector, known are {', '.join(DETECTORS)}")
+    return value
+
+
+def lasting(request: Mapping[str, Any]) -> int:
+    """For how long findings are called false, in seconds."""
+    value = whole(request, "for_s", EXCEPTION_S_MAX)
+    if not value:
+        raise OperatorFault(f"`for_s` is not a whole number from 1 to {EXCEPTION_S_MAX}: an exception ends")
+    return value
 
 
 def secret(request: Mapping[str, Any]) -> str:

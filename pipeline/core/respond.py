@@ -155,6 +155,11 @@ class Book:
         return self._limited.get(rule.name, 0) > now_us - rule.limit_s * US
 
 
+def late_s(rule: Respond) -> int:
+    """How old the last call of a finding may be, in seconds."""
+    return max(rule.for_s, LATE_S)
+
+
 def about(rule: Respond, finding: Finding) -> bool:
     """Whether a rule is about a finding. What is withdrawn is none; nor is the word that a limit is reached."""
     if finding.withdrawn or finding.score < rule.min_score or rule.revoke not in REVOCABLE.get(finding.detector, ()):
@@ -180,7 +185,7 @@ def decide(finding: Finding, rule: Respond, book: Book, known: Known, *, now_us:
         return said.word(EXCEPTED, "", f"`{finding.detector}` of `{finding.subject}` is said to be false")
     if last is not None and last.state in (REVOKED, STANDING) and not last.over(finding.ended_us):
         return None
-    if now_us - finding.ended_us > max(rule.for_s, LATE_S) * US:
+    if now_us - finding.ended_us > late_s(rule) * US:
         return said.word(LATE, "", "its last call is older than what would be revoked would last")
     try:
         selector = selector_of(finding, rule, (known.roots or {}).get(finding.id, ()))

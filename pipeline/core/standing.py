@@ -145,7 +145,7 @@ class Standing:
         self._live[key] = entry.epoch, payload
         self._digest.add(leaf_of(payload))
         self._bytes += size_of(key, payload)
-        if entry.kind == "revocation":
+        if entry.kind in ("revocation", "exception"):
             if expires := value["expires"]:
                 heapq.heappush(self._expiries, (expires, entry.epoch, key))
         elif entry.kind == "agent":

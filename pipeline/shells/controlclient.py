@@ -34,6 +34,9 @@ POLL_S: Final = 0.1
 CONFLICT: Final = 409
 """The status of a change whose id was used for another one."""
 
+ALREADY: Final = 412
+"""The status of a revocation that may only be new (`only_new`), of what is revoked already."""
+
 PAGE: Final = 1_000
 """Entries of one answer."""
 
@@ -66,9 +69,10 @@ class Change:
 class Control:
     """Control of one home, or the one that `control.url` names."""
 
-    def __init__(self, home: Home, config: Config) -> None:
+    def __init__(self, home: Home, config: Config, *, answer_s: float = ANSWER_S) -> None:
         self._home = home
         self._config = config.control
+        self._answer_s = answer_s
         self.where = self._config.url or f"control of `{home.root}`"
 
     # -- questions ---------------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ class Control:
             parameters["wait_s"] = f"{wait_s:.3f}"
         query = f"?{urlencode(parameters)}" if parameters else ""
         try:
-            status, answer = self._send("GET", path + query, None, ANSWER_S + wait_s)
+            status, answer = self._send("GET", path + query, None, self._answer_s + wait_s)
         except _Cut as fault:
             hint = "; does control take this certificate (control.client_certificate_file)" if self._config.url else ""
             raise PeerFault(f"{self.where}: {fault}{hint}") from fault
@@ -95,21 +99,21 @@ class Control:
             # a certificate that control does not take breaks the connection behind the question: not behind a change, please
             self.ask("/status")
         try:
-            status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
+            status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, self._answer_s)
         except _Cut as fault:
             return self._settle(name, str(fault))
         return _change(self._checked(status, answer))
 
-    def change_once(self, name: str, do: str, **fields: Any) -> Change:
-        """Have a change made, once, however often it is asked for under this name (16 to 64 letters, digits, `_` and `-`).
+    def change_once(self, change_id: str, do: str, /, **fields: Any) -> Change:
+        """Have a change made, once, however often it is asked for under this id (16 to 64 letters, digits, `_` and `-`).
 
-        A change that was made under the name before is answered as it was made, also when it had other fields. Raises as `ask`:
+        A change that was made under the id before is answered as it was made, also when it had other fields. Raises as `ask`:
         behind a PeerFault it is made or not, and asking the same again settles it.
         """
         try:
-            status, answer = self._send("POST", "/changes", {"id": name, "do": do, **fields}, ANSWER_S)
+            status, answer = self._send("POST", "/changes", {"id": change_id, "do": do, **fields}, self._answer_s)
             if status == CONFLICT:
-                status, answer = self._send("GET", f"/changes/{quote(name)}", None, ANSWER_S)
+                status, answer = self._send("GET", f"/changes/{quote(change_id)}", None, self._answer_s)
         except _Cut as fault:
             raise PeerFault(f"{self.where}: {fault}") from fault
         return _change(self._checked(status, answer))

@@ -22,6 +22,7 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client import Counter
 
+from pipeline.core.control import Already
 from pipeline.core.requests import INTERNAL
 from pipeline.core.standing import entry_of
 from pipeline.shells.control.books import Books, Broken, Conflict, Void
@@ -92,6 +93,8 @@ class Api:
             answer = _fault(410, str(fault))
         except Conflict as fault:
             answer = _fault(409, str(fault))
+        except Already as fault:
+            answer = _fault(412, str(fault))
         except OperatorFault as fault:
             answer = _fault(400, str(fault))
         except PeerFault as fault:

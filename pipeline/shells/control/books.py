@@ -179,13 +179,13 @@ class Books:
         return [(entry.epoch, entry.key, MAGIC + seal + payload) for entry, seal, payload in made]
 
     async def expire(self) -> int:
-        """End the revocations whose time has come; returns how many."""
+        """End the revocations and exceptions whose time has come; returns how many."""
         async with self._lock:
             change = self.log.expired(time.time_ns())
             if change is None:
                 return 0
             await self._make(change, request_id=str(uuid.uuid4()), request="")
-            log.info("epoch %d: %d revocations have ended", self.log.epoch, len(change.entries))
+            log.info("epoch %d: %d revocations and exceptions have ended", self.log.epoch, len(change.entries))
             return len(change.entries)
 
     async def sign_again(self) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +80,7 @@ class Registry:
         self._hosts: dict[str, bytes] = {}
         self._former: dict[str, bytes] = {}
         self._checks: dict[bytes, Check | None] = {}
+        self._exceptions: dict[str, tuple[str, str]] | None = None
         self._follower: Follower | None = None
         self._floor = (0, 0)
         self._keys: dict[bytes, bytes] = {}
@@ -158,6 +159,17 @@ class Registry:
         except TimeoutError:
             return False
         return True
+
+    # -- what the responder asks -------------------------------------------------------------------------------------
+
+    def excepted(self) -> "frozenset[tuple[str, str]] | None":
+        """(detector, subject) of findings that are said to be false; None until the log was whole once."""
+        return frozenset(self._exceptions.values()) if self._exceptions is not None else None
+
+    def standing(self, selector: str) -> tuple[int, int] | None:
+        """The epoch of a revocation that is live, and when it ends (seconds since 1970, 0: never)."""
+        entry = self._follower.get(f"revocation/{selector}") if self._follower is not None else None
+        return (entry.epoch, int(entry.value["expires"])) if entry is not None and entry.value is not None else None
 
     # -- what the scribe and the process ask -------------------------------------------------------------------------
 
@@ -298,6 +310,9 @@ class Registry:
             log.info("host `%s` is %s, epoch %d", entry.name, "registered" if now else "removed", entry.epoch)
             # a crash before this is on the disk: the next start believes the last registry until it has read the log
             self._save(follower, sync=True)
+        elif entry.kind == "exception" and self._exceptions is not None:
+            others = {name: one for name, one in self._exceptions.items() if name != entry.name}
+            self._exceptions = others | _exceptions([entry])
         if self._scribe is not None:
             self._scribe.add(entry)
 
@@ -309,6 +324,7 @@ class Registry:
                 self._bury(name, public)
         self._hosts = hosts
         self._keys = follower.keys
+        self._exceptions = _exceptions(follower.entries("exception"))
         self._joined = True
         self._again_s = RECONNECT_S
         self._gave_up = False
@@ -366,6 +382,11 @@ def registry_file(home: Home, slot: str) -> Path:
 
 def _hex(keys: Mapping[Any, bytes], name: Callable[[Any], str]) -> dict[str, str]:
     return {name(key): public.hex() for key, public in keys.items()}
+
+
+def _exceptions(entries: Iterable[Entry]) -> dict[str, tuple[str, str]]:
+    """Name -> (detector, subject) of those that are live."""
+    return {entry.name: (str(one["detector"]), str(one["subject"])) for entry in entries if (one := entry.value) is not None}
 
 
 def _public(entry: Entry) -> bytes:
