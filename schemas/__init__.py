@@ -6,7 +6,7 @@ contain which by their names alone; `bundle` is the policy that decides it, `can
 door writes and `layout` the bytes of it; `frame` carries records to the pipeline on `topics`; `store` has the tables, views
 and migrations; `frontier` tells the host what it may forget; `control` is an entry of the log that goes the other way,
 `follower` what its reader may believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has
-applied what; `agents` are those that a host hands to its doors; `config` is the configuration file, `links` reaches Kafka and
-ClickHouse as it says; `keys` are the signing keys. What is noticed of the calls: `egress` are sums of them by who may
-be judged, `detectors` who says what, and `findings` what they say.
+applied what; `agents` are those that a host hands to its doors; `config` is the configuration file, `siem` the sinks in it,
+`links` reaches Kafka and ClickHouse as it says; `keys` are the signing keys. What is noticed of the calls: `egress` are sums
+of them by who may be judged, `detectors` who says what, and `findings` what they say.
 """

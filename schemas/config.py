@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
-from schemas import limits
+from schemas import limits, siem
 from schemas.detectors import AGENT, ANY, BEACON, DETECTORS, REVOCABLE, ROOT
 from schemas.errors import OperatorFault
 from schemas.topics import DEFAULT_PREFIX
@@ -174,14 +174,16 @@ class Siem:
     """One `[[siem]]`: where security events go, as OCSF."""
 
     name: str = ""
-    kind: str = _choice("file", "file", "splunk", "syslog")
+    kind: str = _choice(siem.FILE, *siem.KINDS)
     ocsf: str = _choice("1.8.0", "1.8.0", "1.1.0")
-    events: tuple[str, ...] = ("findings", "revocations")
+    events: tuple[str, ...] = (siem.FINDINGS, siem.REVOCATIONS)
     path: str = ""
     rotate_bytes: int = _whole(64 << 20, 1 << 16, 1 << 34)
     keep: int = _whole(8, 1, 1_000)
     url: str = ""
     token_file: str = ""
+    index: str = ""
+    ack: bool = False
     ca_file: str = ""
     client_certificate_file: str = ""
     client_key_file: str = ""
@@ -316,7 +318,15 @@ def _check_rule(rule: Respond, where: str) -> None:
 
 
 def _siems(tables: Any, name: str) -> tuple[Siem, ...]:
-    return tuple(_tables(Siem, tables, name, "siem", ("name",)).values())
+    found = tuple(_tables(Siem, tables, name, "siem", ("name",)).values())
+    for sink in found:
+        siem.check_sink(sink, f"{name}: siem")
+    if sum(sink.kind == siem.KAFKA for sink in found) > 1:
+        raise OperatorFault(f"{name}: siem.kind: `{siem.KAFKA}` stands twice, there is one topic `{siem.ALERTS}`")
+    paths = [sink.path for sink in found if sink.kind == siem.FILE]
+    if twice := {path for path in paths if paths.count(path) > 1}:
+        raise OperatorFault(f"{name}: siem.path: `{min(twice)}` stands twice")
+    return found
 
 
 TABLES: Final[Mapping[str, Callable[[Any, str], tuple[Any, ...]]]] = {

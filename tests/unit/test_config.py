@@ -7,6 +7,9 @@ import pytest
 
 from schemas.config import Config, Respond, load_config
 from schemas.errors import OperatorFault
+from schemas.siem import host_of
+
+SPLUNK = "[[siem]]\nname = 'a'\nkind = 'splunk'\nurl = 'https://s.example'\n"
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -55,6 +58,27 @@ def test_no_file_is_all_defaults(tmp_path: Path) -> None:
         (2 * rule(), "respond.name: `r` stands twice"),
         ("[[respond]]\nname = 'r'\nfinding = 'leak'", "respond.revoke: is missing"),
         (rule(name="r\u0007"), "name: is not 256 printable bytes at most"),
+        ("[[siem]]\nkind = 'file'", "siem.name: is missing"),
+        ("[[siem]]\nname = 'a/b'\npath = 'x'", "siem.name: `a/b` is not 1 to 32 of a-z, 0-9 and `-`"),
+        ("[[siem]]\nname = 'alerts'\npath = 'x'", "siem.name: `alerts` is the topic's, choose another"),
+        ("[[siem]]\nname = 'a'\nkind = 'udp'", "siem.kind: `udp` is none of file, splunk, syslog, kafka"),
+        ("[[siem]]\nname = 'a'", "siem.path: is missing, a sink of kind `file` needs it"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nurl = 'y'", "siem.url: a sink of kind `file` has no such key"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nack = true", "siem.ack: a sink of kind `file` has no such key"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nocsf = '1.7.0'", "siem.ocsf: `1.7.0` is none of 1.8.0, 1.1.0"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nevents = []", "siem.events: is empty, known are findings, revocations, refusals"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nevents = ['all']", "siem.events: `all` is none of findings, revocations, refusals"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\nkeep = 0", "siem.keep: 0 is outside 1 to 1000"),
+        (2 * "[[siem]]\nname = 'a'\npath = 'x'\n", "siem.name: `a` stands twice"),
+        ("[[siem]]\nname = 'a'\npath = 'x'\n[[siem]]\nname = 'b'\npath = 'x'\n", "siem.path: `x` stands twice"),
+        ("[[siem]]\nname = 'a'\nkind = 'kafka'\n[[siem]]\nname = 'b'\nkind = 'kafka'\n", "siem.kind: `kafka` stands twice"),
+        (SPLUNK, "siem.token_file: is missing, a sink of kind `splunk` needs it"),
+        (SPLUNK + "token_file = 't'\nclient_key_file = 'k'", "client_certificate_file and client_key_file need each other"),
+        (SPLUNK.replace("https", "http") + "token_file = 't'", "`http://s.example` would show the token to the network"),
+        (SPLUNK.replace("https", "ftp") + "token_file = 't'", "siem.url: `ftp://s.example` is not https://HOST[:PORT]"),
+        (SPLUNK.replace("s.ex", "me:pw@s.ex") + "token_file = 't'", "siem.url: must hold no user or password"),
+        ("[[siem]]\nname = 'a'\nkind = 'syslog'\nurl = 'udp://s.example:514'", "`udp://s.example:514` is not tls://HOST[:PORT]"),
+        ("[[siem]]\nname = 'a'\nkind = 'syslog'\nurl = 'tls://s.example:x'", "`tls://s.example:x` is not tls://HOST[:PORT]"),
         ("[control]\nstale_ms = 1999", "control.stale_ms: 1999 is less than two heartbeats of 1000 ms"),
     ],
 )
@@ -79,3 +103,19 @@ def test_rules_are_read_in_their_order_with_their_defaults(tmp_path: Path) -> No
         Respond(name="r", finding="leak", min_score=90, revoke="agent", cascade=False, for_s=3600, limit=5, limit_s=3600),
         Respond(name="all", finding="any", revoke="root", cascade=True, limit=1),
     )
+
+
+def test_sinks_are_read_with_their_defaults(tmp_path: Path) -> None:
+    text = (
+        SPLUNK + "token_file = 't'\n"
+        "[[siem]]\nname = 'b'\npath = 'alerts.jsonl'\nevents = ['refusals']\nocsf = '1.1.0'\n"
+        "[[siem]]\nname = 'c'\nkind = 'syslog'\nurl = 'tls://[::1]:7000'\n"
+        "[[siem]]\nname = 'd'\nkind = 'splunk'\nurl = 'http://127.0.0.1:9000'\ntoken_file = 't'\n"
+        "[[siem]]\nname = 'alerts'\nkind = 'kafka'\n"
+    )
+    sinks = load(tmp_path, text).siem
+    assert [(one.name, one.kind, one.ocsf, one.events, one.retry_s) for one in sinks[:2]] == [
+        ("a", "splunk", "1.8.0", ("findings", "revocations"), 30), ("b", "file", "1.1.0", ("refusals",), 30),
+    ]  # fmt: skip
+    found = [host_of(sinks[n]) for n in (0, 2, 3)]
+    assert found == [("s.example", 8088, True), ("::1", 7000, True), ("127.0.0.1", 9000, False)]
