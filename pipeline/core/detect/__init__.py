@@ -4,5 +4,5 @@
 detector is; `columns` are its rows as numbers, `words` what it has said and has to say.
 
 By agent: `denials` notices bursts of refusals, `volume` bytes far above an agent's own past, `sequence` tools in an order that
-is new. `fuse` makes one risk of what the detectors say of an agent.
+is new, `beacon` calls as regular as those of a program that waits for orders. `fuse` makes one risk of what the detectors say of an agent.
 """
