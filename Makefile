@@ -15,10 +15,11 @@ ARGS ?=
 # test processes: most tests wait for processes of their own more than they compute
 JOBS ?= 3
 
-.PHONY: help up setup test lint soak kafka bench clean
+.PHONY: help up demo setup test lint soak kafka bench clean
 
 help:
 	@echo 'make up      set up, then run everything on this machine (ARGS="--home DIR" passes options on)'
+	@echo 'make demo    an agent is turned, refused, detected and revoked, in about a minute (in WARDLINE_HOME when set)'
 	@echo 'make setup   only set up: .venv/bin/wardline'
 	@echo 'make test    lint, types and tests, under 15 minutes'
 	@echo 'make soak    the long tests'
@@ -29,6 +30,9 @@ help:
 # on a terminal it gets a job of its own (set -m), so that Ctrl-C reaches it alone: make would die of it, and not exit with 0
 up: setup
 	@if [ -t 0 ]; then set -m; WARDLINE_PARENT=$$$$ $(BIN)/wardline up $(ARGS); else exec $(BIN)/wardline up $(ARGS); fi
+
+demo: setup
+	@if [ -t 0 ]; then set -m; WARDLINE_PARENT=$$$$ $(BIN)/wardline demo $(ARGS); else exec $(BIN)/wardline demo $(ARGS); fi
 
 setup: $(STAMP)
 

@@ -13,5 +13,5 @@ What changes for everybody goes to control, and `applied` says who obeys it: `ag
 what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs with, `audit` for who
 changed what. `run` runs a program as an agent: `doors` finds it a door, `credential` what proves it,
 `proxyenv` its environment, and the package `contain` keeps it where the door is the only way out. `deadletter` handles frames
-that were refused.
+that were refused. The package `demo` shows all of it at work in about a minute.
 """

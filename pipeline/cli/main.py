@@ -29,13 +29,14 @@ from pipeline.cli import (
     up,
 )
 from pipeline.cli.common import home_option
+from pipeline.cli.demo import command as demo
 from pipeline.shells.controlclient import Unsettled
 from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
 MODULES: Final = (
-    up, status, run, replay, calls, explain, inventory, top, sql, policy, agent, revoke, pause, enrol, keys, audit, deadletter,
-    processes,
+    up, demo, status, run, replay, calls, explain, inventory, top, sql, policy, agent, revoke, pause, enrol, keys, audit,
+    deadletter, processes,
 )  # fmt: skip
 """In the order of `wardline --help`."""
 
