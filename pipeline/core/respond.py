@@ -10,7 +10,7 @@ finding. What stood in the way (limit, exception, a fault) is looked at again wh
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from pipeline.core.requests import REASON_BYTES_MAX
 from schemas.canonical import canonical
@@ -98,8 +98,13 @@ class Revoke:
                         time_us=time_us, why=why)  # fmt: skip
 
 
-Standing: TypeAlias = tuple[int, int]
-"""A revocation that is in force: its epoch, and when it ends in seconds since 1970 (0: never)."""
+class Standing(NamedTuple):
+    """A revocation that is in force."""
+
+    epoch: int
+    ends_s: int
+    """Seconds since 1970; 0 is never."""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +197,12 @@ def decide(finding: Finding, rule: Respond, book: Book, known: Known, *, now_us:
     except OperatorFault as fault:
         return said.word(FAILED, "", str(fault))
     if (stands := _stands(selector, known, now_us)) is not None:
-        epoch, ends_s = stands
+        # ours, whose answer got lost: the log has said so before control was asked again
+        ours = stands.reason.startswith(_begins(finding, rule))
         return Response(
-            finding=finding.id, rule=rule.name, selector=selector.text, state=STANDING, epoch=epoch, time_us=now_us,
-            for_s=max(1, ends_s - now_us // US) if ends_s else 0, why="it was revoked already",
+            finding=finding.id, rule=rule.name, selector=selector.text, state=REVOKED if ours else STANDING,
+            epoch=stands.epoch, time_us=now_us, for_s=max(1, stands.ends_s - now_us // US) if stands.ends_s else 0,
+            why=stands.reason if ours else "it was revoked already",
         )  # fmt: skip
     times = book.revoked(rule, now_us)
     if len(times) >= rule.limit:
@@ -256,15 +263,19 @@ def _stands(selector: Selector, known: Known, now_us: int) -> Standing | None:
     wide = make_selector(selector.kind, selector.name, cascade=True) if selector.kind in POSITIONED else selector
     for text in dict.fromkeys((selector.text, wide.text)):
         found = known.standing(text)
-        if found is not None and (not found[1] or found[1] * US > now_us):
+        if found is not None and (not found.ends_s or found.ends_s * US > now_us):
             return found
     return None
+
+
+def _begins(finding: Finding, rule: Respond) -> str:
+    return f"finding {finding.id}, rule `{rule.name}`, {finding.detector}, "
 
 
 def _reason(finding: Finding, rule: Respond) -> str:
     """What stands in the log beside the revocation: the finding, and in a few words what it was made of."""
     parts = ", ".join(f"{term.name} {term.value:g}" for term in finding.terms)
-    text = f"finding {finding.id} ({finding.detector}, score {finding.score:g}, rule `{rule.name}`): {finding.title} [{parts}]"
+    text = f"{_begins(finding, rule)}score {finding.score:g}: {finding.title} [{parts}]"
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
 

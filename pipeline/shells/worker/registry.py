@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipeline.core.intake import Check
+from pipeline.core.respond import Standing
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.scribe import Scribe, Whole
 from schemas.config import Config
@@ -81,6 +82,7 @@ class Registry:
         self._former: dict[str, bytes] = {}
         self._checks: dict[bytes, Check | None] = {}
         self._exceptions: dict[str, tuple[str, str]] | None = None
+        self._own: Check | None = None
         self._follower: Follower | None = None
         self._floor = (0, 0)
         self._keys: dict[bytes, bytes] = {}
@@ -160,16 +162,31 @@ class Registry:
             return False
         return True
 
+    # -- what the lookout asks ---------------------------------------------------------------------------------------
+
+    def know_self(self, check: Check) -> None:
+        """How what this worker has signed is verified, whether or not control has heard of it."""
+        self._own = check
+
+    def worker_key(self, worker: str) -> Check | None:
+        """`verify(signature, message)` of a registered worker, this one among them."""
+        if worker == self._slot:
+            return self._own
+        entry = self._follower.get(f"worker/{worker}") if self._follower is not None else None
+        return self._check(entry.registered) if entry is not None else None
+
     # -- what the responder asks -------------------------------------------------------------------------------------
 
     def excepted(self) -> "frozenset[tuple[str, str]] | None":
         """(detector, subject) of findings that are said to be false; None until the log was whole once."""
         return frozenset(self._exceptions.values()) if self._exceptions is not None else None
 
-    def standing(self, selector: str) -> tuple[int, int] | None:
-        """The epoch of a revocation that is live, and when it ends (seconds since 1970, 0: never)."""
+    def standing(self, selector: str) -> Standing | None:
+        """A revocation that is live."""
         entry = self._follower.get(f"revocation/{selector}") if self._follower is not None else None
-        return (entry.epoch, int(entry.value["expires"])) if entry is not None and entry.value is not None else None
+        if entry is None or entry.value is None:
+            return None
+        return Standing(entry.epoch, int(entry.value["expires"]), str(entry.value["reason"]))
 
     # -- what the scribe and the process ask -------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from pipeline.core import respond
-from pipeline.core.respond import Book, Known, Response, Revoke
+from pipeline.core.respond import Book, Known, Response, Revoke, Standing
 from pipeline.shells.controlclient import ALREADY, Change, Refused
 from pipeline.shells.worker import metrics
 from schemas.config import Respond
@@ -49,7 +49,7 @@ class Keys(Protocol):
     def excepted(self) -> Collection[tuple[str, str]] | None:
         """What is said to be false; None while that is not known."""
 
-    def standing(self, selector: str) -> tuple[int, int] | None:
+    def standing(self, selector: str) -> Standing | None:
         """A live revocation."""
 
 
