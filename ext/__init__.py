@@ -3,8 +3,8 @@
 `heads` sorts the lines of an HTTP head; `decide` answers whether a chain may act; `board` says whether any of it is revoked,
 paused or unknown by now, as the host wrote it with `post` into `tables` in shared memory; `spool` writes the record before the
 call goes out, into files that `segments` maps; `runs` reads it back in the host; `columns` turns spool bytes into the Arrow
-columns of a frame; in the worker `opencalls` finds the decision that an end belongs to, `meter` knows what was told to whom,
-and `beacon` how regularly. None does IO beyond the board's and the spool's own files, none has module state. What they share is
-inline:
-`layout.pxd` (bytes), `text.pxd` (UTF-8), `words.pxd` (shared words, the clock, a keyed hash).
+columns of a frame; in the worker `traces` holds the calls of each trace, `opencalls` finds the decision that an end belongs
+to, `meter` knows what was told to whom, and `beacon` how regularly. None does IO beyond the board's and the spool's own files,
+none has module state. What they share is inline: `layout.pxd` (bytes), `text.pxd` (UTF-8), `words.pxd` (shared words, the
+clock, a keyed hash).
 """

@@ -7,7 +7,7 @@ Arrow stream that is inserted.
 `requests` says what a request to control may hold, `control` makes the next entries of the control log of it, and `standing` is
 what is live. `respond` says what rules make of findings: whom to revoke, and when not to.
 
-`detect` is what is noticed in the calls.
+`stitch` says which call caused which, and for whom; `detect` is what is noticed in the calls.
 
 `ocsf` spells what a SIEM is told.
 """

@@ -1,0 +1,92 @@
+"""What is wrong with a trace, as a finding: calls that act for another root, or for fewer principals than what caused them.
+
+    forged   90     a circle of parents, another root than the cause's, another root without a cause (once the trace is quiet)
+    widened  80
+
+One finding a trace; its evidence is how many calls have each cause, and the first of them with both chains.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.core.stitch.model import WORDS, Cause, Grade, Judged
+from pipeline.core.stitch.rows import Facts
+from schemas.findings import CHAIN, Finding, Term, some_calls
+from schemas.records import call_id
+
+FORGED_POINTS: Final = 90.0
+WIDENED_POINTS: Final = 80.0
+
+EXAMPLES_MAX: Final = 5
+CHAIN_CHARS_MAX: Final = 600
+"""Characters of a chain in evidence: its record has it whole."""
+
+CALLS_SEEN_MAX: Final = 100
+
+
+def offence(judged: Judged, low: int, high: int) -> tuple[int, int]:
+    """How many calls of a trace (rows `low` to `high`) are forged, how many widened."""
+    grade = judged.grade[low:high]
+    return int(np.count_nonzero(grade == Grade.FORGED)), int(np.count_nonzero(grade == Grade.WIDENED))
+
+
+def chain_finding(judged: Judged, facts: Facts, trace: int, low: int, high: int) -> Finding:
+    """The finding of a trace with a call that is forged or widened; one that has none any more takes an earlier one back."""
+    calls = judged.calls
+    grade = judged.grade[low:high]
+    bad = low + np.flatnonzero(grade >= Grade.WIDENED)
+    forged, widened = offence(judged, low, high)
+    name = facts.ids[trace].tobytes().hex()
+    shown = bad if len(bad) else np.arange(low, min(high, low + 1))
+    lead = int(shown[0])
+    who = facts.whos[int(calls.who[lead])]
+    begins = int(judged.first[trace])
+    terms = tuple(
+        Term(name=word, value=float(many), points=points, why=f"{many} call{'s' if many > 1 else ''}, {why}")
+        for word, many, points, why in (
+            ("forged", forged, FORGED_POINTS, "for another root principal than the trace's"),
+            ("widened", widened, WIDENED_POINTS, "for fewer principals than the call that caused it"),
+        )
+        if many
+    )
+    causes, many_of = np.unique(judged.cause[bad], return_counts=True)
+    evidence: dict[str, Any] = {
+        "trace_id": name,
+        "root": _text(judged.chains[int(judged.chain[begins])][:1]),
+        "causes": {Cause(one).name.lower(): many for one, many in zip(causes.tolist(), many_of.tolist(), strict=True)},
+        "forged": forged,
+        "widened": widened,
+        "calls": [_example(judged, facts, row) for row in bad[:EXAMPLES_MAX].tolist()],
+    }
+    word = "forged" if forged else "widened"
+    title = f"trace {name}: {WORDS[Cause(int(judged.cause[lead]))]}" if len(bad) else f"trace {name}: nothing any more"
+    return Finding(
+        detector=CHAIN, subject=f"trace={name}", window_us=0, version=int(facts.version[trace]),
+        started_us=int(calls.start[low:high].min()), ended_us=int(np.maximum(calls.start, calls.end)[low:high].max()),
+        time_us=int(calls.start[lead]), terms=terms, evidence=evidence,
+        title=f"{title} ({word}, call {_id(judged, lead)})" if len(bad) else title, agent=who.agent if len(bad) else "",
+        enforcer=facts.enforcers[int(facts.enforcer[lead])],
+        calls=some_calls([_id(judged, row) for row in shown.tolist()]), calls_count=len(shown), withdrawn=not len(bad),
+        tenant=who.tenant,
+    )  # fmt: skip
+
+
+def _example(judged: Judged, facts: Facts, row: int) -> dict[str, Any]:
+    up = int(judged.parent[row])
+    return {
+        "call": _id(judged, row),
+        "cause": Cause(int(judged.cause[row])).name.lower(),
+        "chain": _text(facts.whos[int(judged.calls.who[row])].chain),
+        "parent": _id(judged, up) if up >= 0 else "",
+        "parent_chain": _text(judged.chains[int(judged.chain[up])]) if up >= 0 else "",
+    }
+
+
+def _id(judged: Judged, row: int) -> str:
+    return call_id(int(judged.calls.boot[row]), int(judged.calls.seq[row]))
+
+
+def _text(chain: tuple[str, ...]) -> str:
+    text = " -> ".join(chain)
+    return text if len(text) <= CHAIN_CHARS_MAX else f"{text[: CHAIN_CHARS_MAX - 3]}..."
