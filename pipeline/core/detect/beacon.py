@@ -58,6 +58,7 @@ Judged: TypeAlias = tuple[float, float, float, float, float, float, int, int, in
 class _Pair:
     first_s: int
     domain: str
+    rows: int = 0
     days: dict[int, PairDay] = field(default_factory=dict)
     said: dict[int, Finding] = field(default_factory=dict)
 
@@ -128,9 +129,10 @@ class Beacons:
         first = np.minimum.reduceat(second[order], starts[:-1])
         touched: dict[tuple[int, Pair], None] = {}
         days: list[PairDay] = []
-        for one, first_s in zip(heads.tolist(), first.tolist(), strict=True):
+        for one, first_s, size in zip(heads.tolist(), first.tolist(), np.diff(starts).tolist(), strict=True):
             pair, number = (agents[agent[one]], hosts[host[one]]), int(day[one])
             state = self._pair(pair, first_s, domains[domain[one]])
+            state.rows += size
             if first_s < state.first_s:
                 state.first_s = first_s
                 touched |= {(other, pair): None for other in state.days}
@@ -196,7 +198,7 @@ class Beacons:
         else:
             day.candidates[pair] = weight
         new = number * DAY_S - state.first_s <= NEW_S
-        version = kept.rows + len(day.agents) + day.hosts[pair[1]]
+        version = state.rows + len(day.agents) + day.hosts[pair[1]]
         if judged is None or judged[8] < 0 or not new:
             if said is None:
                 return []
