@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import agentdojo, sample
+from benchmarks import agentdojo, sample, weblogs
 from benchmarks.__main__ import NAMES, machine
 from benchmarks.__main__ import main as run_benchmarks
 from ext.decide import Matcher
@@ -21,10 +21,12 @@ from schemas.calls import RecordedCall, parse_call
 from schemas.records import Outcome, Verdict
 from schemas.vocabulary import action_uid
 from tests.support.data import REPOSITORY, data_folder
+from tests.support.jobs import every
 
 EXAMPLES = REPOSITORY / "pipeline" / "cli" / "examples"
 CALLS = 137_374
 RUNS = 36_679
+REQUESTS = {"rita": 26_181, "benign": 8_175, "exploits": 4_703}
 
 
 def read(path: Path) -> list[RecordedCall]:
@@ -170,6 +172,28 @@ def test_every_call_of_agentdojo_is_a_line(tmp_path: Path) -> None:
     matcher = Matcher(load_bundle(EXAMPLES / "policies").encode())
     found = Counter(matcher.decide(call.chain[1:], action_uid(call.action), call.resource).verdict for call in calls)
     assert found[Verdict.ALLOW] > found[Verdict.DENY] > 1000
+
+
+@pytest.mark.data
+def test_every_request_of_the_web_logs_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    assert weblogs.main([str(data_folder()), str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: {sum(REQUESTS.values())} calls\n"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert Counter(line["agent"].partition("-")[0] for line in lines) == REQUESTS
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert len({line["agent"] for line in lines if line["resource"] == 'Host::"www.alexa.com:80"'}) == 10  # where it ran
+    some = read(every(out, 20, tmp_path / "some.jsonl"))
+    assert all(call.agent.endswith(f"-{call.client}") for call in some)
+    assert {call.chain[0] for call in some if call.session} == {'User::"Nico Rosberg"'}
+
+
+def test_web_logs_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert weblogs.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path}: [Errno 2] No such file or directory: ")
+    assert weblogs.main([]) == 2
+    with pytest.raises(ValueError, match="is no line of a gateway"):
+        list(weblogs.gateway("g", b"[30/Apr/2014:19:57:12 -0700] nobody\n"))
 
 
 def test_an_unknown_benchmark_is_named(capsys: pytest.CaptureFixture[str]) -> None:
