@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cli.main import main
 from pipeline.shells import controlclient
-from pipeline.shells.controlclient import Control, Unsettled
+from pipeline.shells.controlclient import Control, Refused, Unsettled
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
@@ -102,6 +102,34 @@ def test_a_change_goes_out_with_an_id_of_its_own_and_comes_back_as_an_epoch(home
     assert [(method, path) for method, path, _ in control.asked] == [("POST", "/changes")] * 2
     assert bodies[0] | {"id": ""} == {"id": "", "do": "agent-remove", "name": "a"}
     assert bodies[0]["id"] != bodies[1]["id"]
+
+
+def test_a_change_that_is_asked_for_once_has_the_id_that_it_is_given(home: Home, listen: Listen) -> None:
+    control = listen(lambda *_: (200, MADE))
+    assert Control(home, Config()).change_once("respond-0123456789", "revoke", kind="agent", name="a").epoch == 7
+    body = {"id": "respond-0123456789", "do": "revoke", "kind": "agent", "name": "a"}
+    assert control.asked == [("POST", "/changes", body)]
+
+
+def test_a_change_that_was_made_under_the_id_with_other_words_is_answered_as_it_was_made(home: Home, listen: Listen) -> None:
+    control = listen(lambda method, *_: (200, MADE) if method == "GET" else (409, {"error": "made already"}))
+    assert Control(home, Config()).change_once("respond-0123456789", "revoke", reason="newer").epoch == 7
+    assert [path for _, path, _ in control.asked] == ["/changes", "/changes/respond-0123456789"]
+
+
+def test_a_connection_that_breaks_in_a_change_that_is_asked_for_again_is_left_to_who_asks(home: Home, listen: Listen) -> None:
+    """To ask what became of it would have control refuse the id for ever where it had not come in yet."""
+    control = listen(lambda *_: None)
+    with pytest.raises(PeerFault, match="the connection broke$"):
+        Control(home, Config()).change_once("respond-0123456789", "resume")
+    assert [method for method, _, _ in control.asked] == ["POST"]
+
+
+def test_a_refusal_has_its_status(home: Home, listen: Listen) -> None:
+    listen(lambda *_: (412, {"error": "`agent:a` is revoked already, as epoch 2"}))
+    with pytest.raises(Refused) as caught:
+        Control(home, Config()).change_once("respond-0123456789", "revoke")
+    assert caught.value.status == controlclient.ALREADY
 
 
 def test_a_question_carries_its_parameters_and_the_time_that_it_may_wait(home: Home, listen: Listen) -> None:

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.control import EXPIRED_MAX, Change, Log
+from pipeline.core.control import EXPIRED_MAX, Already, Change, Log
 from pipeline.core.requests import FIELDS, INTERNAL, ITEMS_MAX
-from schemas.control import POLICY, key_id_of
+from schemas.control import POLICY, exception_name, key_id_of
 from schemas.errors import OperatorFault
 from schemas.follower import Beat, Follower
 
@@ -132,6 +132,55 @@ def test_a_revocation_that_was_renewed_ends_when_the_new_one_does() -> None:
     assert log.next_expiry_s() == 0
 
 
+def exception(**given: Any) -> dict[str, Any]:
+    """What says that leaks of one agent to one domain are false for a minute, but for what is given."""
+    fields = {"finding": "0" * 32, "detector": "leak", "subject": "agent=x domain=cdn.example", "owner": "ops", "for_s": 60}
+    return fields | given
+
+
+def test_an_exception_has_an_owner_and_ends_by_an_entry_of_control() -> None:
+    log = begun()
+    change = make(log, "exception-add", **exception(reason="a package index"))
+    name = exception_name("leak", "agent=x domain=cdn.example")
+    assert [(entry.key, entry.value) for entry in change.entries] == [
+        (f"exception/{name}", {
+            "finding": "0" * 32, "detector": "leak", "subject": "agent=x domain=cdn.example", "owner": "ops",
+            "reason": "a package index", "expires": NOW // 10**9 + 60,
+        })
+    ]  # fmt: skip
+    assert change.result == {"exception": name, "expires": NOW // 10**9 + 60}
+    assert log.next_expiry_s() == NOW // 10**9 + 60
+    assert log.expired(NOW + 59 * 10**9) is None
+    over = log.expired(NOW + 60 * 10**9)
+    assert over is not None
+    log.apply(over)
+    assert [(entry.key, entry.value, entry.actor) for entry in over.entries] == [(f"exception/{name}", None, "control")]
+    assert log.entries("exception") == []
+
+
+def test_an_exception_that_is_said_again_takes_the_place_of_the_one_before() -> None:
+    log = begun()
+    make(log, "exception-add", **exception())
+    make(log, "exception-add", **exception(finding="f" * 32, owner="other", for_s=600))
+    make(log, "exception-add", **exception(subject="agent=y"))
+    assert [entry.value and entry.value["owner"] for entry in log.entries("exception")] == ["other", "ops"]
+    over = log.expired(NOW + 61 * 10**9)
+    assert over is not None
+    assert len(over.entries) == 1, "of the first, only the new end counts"
+    make(log, "exception-remove", name=exception_name("leak", "agent=x domain=cdn.example"))
+    with pytest.raises(OperatorFault, match="there is no exception"):
+        make(log, "exception-remove", name="0" * 32)
+
+
+def test_what_may_only_be_new_never_replaces_what_somebody_has_revoked() -> None:
+    log = begun()
+    make(log, "revoke", kind="agent", name="x", reason="by hand")
+    with pytest.raises(Already, match="`agent:x` is revoked already, as epoch 2"):
+        make(log, "revoke", kind="agent", name="x", reason="by a rule", for_s=60, only_new=True)
+    make(log, "revoke", kind="agent", name="x", reason="by a rule", for_s=60, cascade=True, only_new=True)
+    assert revoked(log) == {"agent:x", "agent*:x"}
+
+
 def test_no_change_ends_more_revocations_than_its_limit() -> None:
     log = begun()
     for part in range(2):
@@ -222,6 +271,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"do": "revoke", "kind": "agent", "name": "x", "reason": "r", "for_s": -1}, "`for_s` is not a whole number"),
     ({"do": "revoke", "kind": "agent", "name": "x", "reason": "r", "for_s": True}, "`for_s` is not a whole number"),
     ({"do": "revoke", "kind": "agent", "name": "x", "reason": "r", "cascade": 1}, "`cascade` is not true or false"),
+    ({"do": "exception-add", **exception(detector="leek")}, "`leek` is no detector, known are first-seen,"),
+    ({"do": "exception-add", **exception(finding="x")}, "`finding` is not an id of 32 hex digits"),
+    ({"do": "exception-add", **exception(owner="")}, "`owner` is empty"),
+    ({"do": "exception-add", **exception(subject="")}, "`subject` is empty"),
+    ({"do": "exception-add", **exception(for_s=0)}, "`for_s` is not a whole number from 1 to 31622400: an exception ends"),
+    ({"do": "exception-add", **exception(for_s=31622401)}, "`for_s` is not a whole number from 0 to 31622400"),
+    ({"do": "exception-remove", "name": "../x"}, "`name` is not an id of 32 hex digits"),
     ({"do": "revoke-many", "items": []}, "`items` has 0 revocations"),
     ({"do": "revoke-many", "items": [{"do": "resume"}]}, "`items` is not an array of revocations"),
     ({"do": "agent-remove", "name": "nobody"}, "there is no agent `nobody`"),
@@ -258,6 +314,7 @@ steps = st.one_of(
     st.tuples(st.just("agent-add"), names, st.just(0)), st.tuples(st.just("agent-remove"), names, st.just(0)),
     st.tuples(st.just("pause"), names, st.just(0)), st.tuples(st.just("resume"), names, st.just(0)),
     st.tuples(st.just("policy"), names, st.just(0)), st.tuples(st.just("policy-rollback"), names, st.just(0)),
+    st.tuples(st.just("exception-add"), names, st.integers(1, 3)),
     st.tuples(st.just("wait"), names, st.integers(1, 3)),
 )  # fmt: skip
 
@@ -266,6 +323,8 @@ def asked(do: str, name: str, number: int) -> dict[str, Any]:
     match do:
         case "revoke":
             return {"do": do, "kind": "agent", "name": name, "reason": "r", "cascade": number == 2, "for_s": number}
+        case "exception-add":
+            return {"do": do, **exception(subject=name, for_s=number)}
         case "unrevoke":
             return {"do": do, "kind": "agent", "name": name}
         case "agent-add":

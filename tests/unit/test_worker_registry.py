@@ -311,6 +311,25 @@ async def test_the_scribe_is_told_what_is_live_and_what_else_was_in_the_log(benc
     await until(lambda: [entry.epoch for entry in bench.notes.entries] == [4])
 
 
+@script
+async def test_exceptions_and_revocations_are_those_that_are_live(bench: Bench) -> None:
+    put = bench.journal.put
+    assert bench.registry.excepted() is None, "nobody knows yet what is called false"
+    bench.say(put("exception/a", {"detector": "leak", "subject": "x"}), put("revocation/agent:x", revocation("x")))
+    await bench.joined()
+    assert bench.registry.excepted() == frozenset({("leak", "x")})
+    assert bench.registry.standing("agent:x") == (2, 0, "test")
+    bench.log.append(put("exception/b", {"detector": "risk", "subject": "y"}), put("exception/a", None))
+    await until(lambda: bench.registry.excepted() == frozenset({("risk", "y")}))
+    bench.log.append(put("exception/b", {"detector": "risk", "subject": "z"}), put("revocation/agent:x", None))
+    await until(lambda: bench.registry.standing("agent:x") is None)
+    assert bench.registry.excepted() == frozenset({("risk", "z")})
+    bench.start()
+    bench.say()
+    await bench.joined()
+    assert bench.registry.excepted() == frozenset({("risk", "z")})
+
+
 def test_a_worker_whose_home_has_no_control_key_waits_for_one(tmp_path: Path) -> None:
     async def main() -> None:
         registry = Registry(Home(tmp_path), Config(), slot="work-1", servers="nowhere:1")
