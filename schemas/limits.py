@@ -53,6 +53,9 @@ FRAME_RANGES_MAX: Final = 1024
 INFLIGHT_BYTES_MAX: Final = 3_000_000
 """Bytes per partition that are sent but not stored, on the embedded broker (it drops the oldest above 5 MiB)."""
 
+EGRESS_BYTES_MAX: Final = 3_000_000
+"""Bytes per partition of `egress` that are sent but not taken, on the embedded broker. Reaching it: the intake waits."""
+
 LANE_AHEAD_MAX: Final = 4096
 """How far beyond a missing frame a lane is stored. What is further is put off: not stored, and sent again by its host."""
 
@@ -147,3 +150,21 @@ STITCH_TEXT_BYTES_MAX: Final = 32 * MIB
 
 TRACE_SETTLE_S: Final = 30
 """How long nothing of a trace has come when it is no more provisional, seconds."""
+
+LEAK_PAIRS_MAX: Final = 65_536
+LEAK_ITEMS_MAX: Final = 524_288
+LEAK_NAMES_MAX: Final = 1024
+LEAK_QUERIES_MAX: Final = 256
+"""What the leak meter keeps: pairs of agent and domain, their distinct names and queries in all, and those of one pair. Reaching
+the first two: the pair used least lately makes room, counted; the last two: the names or queries of the fewest bits."""
+
+FIRST_SEEN_PAIRS_MAX: Final = 65_536
+"""Pairs of domain and agent whose days are kept. Reaching it: the domain used least lately makes room, counted."""
+
+HOLDERS_MAX: Final = 32
+HOLDER_CREDENTIALS_MAX: Final = 65_536
+"""Holders of one credential that are kept, the earliest, and credentials. Reaching the second: the one used least lately makes
+room, counted."""
+
+LEAK_SAID_MAX: Final = 16_384
+"""Pairs of which the leak meter knows what it has said. Reaching it: the oldest is forgotten, and would be said again."""
