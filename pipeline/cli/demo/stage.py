@@ -56,6 +56,7 @@ for_s = {seconds}
 [[respond]]
 name = "stolen"
 finding = "second-holder"
+min_score = 70
 revoke = "credential"
 for_s = {seconds}
 """
