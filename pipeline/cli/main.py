@@ -14,13 +14,17 @@ from pipeline.cli import (
     calls,
     deadletter,
     enrol,
+    exceptions,
     explain,
+    finding,
+    findings,
     inventory,
     keys,
     pause,
     policy,
     processes,
     replay,
+    respond,
     revoke,
     run,
     sql,
@@ -35,8 +39,8 @@ from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
 MODULES: Final = (
-    up, demo, status, run, replay, calls, explain, inventory, top, sql, policy, agent, revoke, pause, enrol, keys, audit,
-    deadletter, processes,
+    up, demo, status, run, replay, calls, explain, inventory, top, findings, finding, exceptions, respond, sql, policy, agent,
+    revoke, pause, enrol, keys, audit, deadletter, processes,
 )  # fmt: skip
 """In the order of `wardline --help`."""
 

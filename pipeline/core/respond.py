@@ -312,3 +312,30 @@ def limit_finding(rule: Respond, stopped: Finding, book: Book, *, now_us: int) -
         evidence={"rule": rule.name, "limit": rule.limit, "limit_s": rule.limit_s, "revoked_us": times[-100:],
                   "stopped": stopped.id, "agent": stopped.agent}, calls=stopped.calls, calls_count=stopped.calls_count,
     )  # fmt: skip
+
+
+# -- trying rules out ----------------------------------------------------------------------------------------------------
+
+
+def rehearse(
+    rules: Sequence[Respond], findings: Iterable[Finding], *, exceptions: Collection[tuple[str, str]] = (),
+    roots: Mapping[str, Sequence[str]] | None = None,
+) -> list[tuple[Finding, Response]]:  # fmt: skip
+    """What rules would have done about findings that are stored, each at the moment of the call that crossed its threshold.
+
+    As if nothing had been revoked but by these rules, which begin with nothing. What is stored is the last word on a finding:
+    one that was worth less at first would have been answered later than is said here.
+    """
+    book, held, said = Book(), dict[str, Standing](), list[tuple[Finding, Response]]()
+    known = Known(exceptions=exceptions, standing=held.get, roots=roots)
+    for finding in sorted(findings, key=lambda one: (one.time_us, -one.score, one.id)):
+        for rule in rules:
+            answer = decide(finding, rule, book, known, now_us=finding.time_us) if about(rule, finding) else None
+            if isinstance(answer, Revoke):
+                answer = answer.made(len(said) + 1, finding.time_us)
+                ends_s = finding.time_us // US + rule.for_s
+                held[answer.selector] = Standing(answer.epoch, ends_s, answer.why)
+            if answer is not None:
+                book.add(answer)
+                said.append((finding, answer))
+    return said
