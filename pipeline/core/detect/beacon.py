@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from ext.beacon import PairDay, fill
 from pipeline.core.detect.columns import codes, groups, numbers
-from pipeline.core.detect.words import differs
+from pipeline.core.detect.words import JUDGED_DAYS, differs
 from schemas.findings import BEACON, Finding, Term
 from schemas.limits import BEACON_DAYS_MAX, BEACON_PAIRS_MAX
 
@@ -93,6 +93,8 @@ class Beacons:
         self._kept_max = days
         self._pairs: OrderedDict[Pair, _Pair] = OrderedDict()
         self._days: dict[int, _Day] = {}
+        self._agents: dict[str, list[int]] = {}
+        """Agent -> its pairs, and the day of its latest call."""
         self._kept = 0
         self._evicted = 0
 
@@ -110,6 +112,7 @@ class Beacons:
         """Forget every pair."""
         self._pairs.clear()
         self._days.clear()
+        self._agents.clear()
         self._kept = 0
 
     def take(self, rows: pa.Table) -> list[Finding]:
@@ -133,6 +136,7 @@ class Beacons:
             pair, number = (agents[agent[one]], hosts[host[one]]), int(day[one])
             state = self._pair(pair, first_s, domains[domain[one]])
             state.rows += size
+            self._agents[pair[0]][1] = max(self._agents[pair[0]][1], number)
             if first_s < state.first_s:
                 state.first_s = first_s
                 touched |= {(other, pair): None for other in state.days}
@@ -154,6 +158,7 @@ class Beacons:
         state = self._pairs.get(pair)
         if state is None:
             state = self._pairs[pair] = _Pair(first_s, domain)
+            self._agents.setdefault(pair[0], [0, 0])[0] += 1
         self._pairs.move_to_end(pair)
         return state
 
@@ -172,6 +177,9 @@ class Beacons:
             pair, gone = self._pairs.popitem(last=False)
             self._kept -= len(gone.days)
             self._evicted += 1
+            self._agents[pair[0]][0] -= 1
+            if not self._agents[pair[0]][0]:
+                del self._agents[pair[0]]
             for number in gone.days:
                 day = self._days[number]
                 day.candidates.pop(pair, None)
@@ -189,7 +197,7 @@ class Beacons:
     def _judge(self, number: int, pair: Pair) -> list[Finding]:
         state, day = self._pairs[pair], self._days[number]
         kept, said = state.days[number], state.said.get(number)
-        if kept.kept < CALLS_MIN and said is None:
+        if (kept.kept < CALLS_MIN and said is None) or number < self._agents[pair[0]][1] - JUDGED_DAYS:
             return []
         weight = self._weight(number, pair)
         judged = kept.judge(SCORE_MIN - weight)

@@ -26,16 +26,13 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
-from pipeline.core.detect.words import news
+from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, news
 from schemas.findings import DENY_BURST, Finding, Term
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
 
 WINDOW_US: Final = 300_000_000
-PAST_WINDOWS: Final = 7 * 288
-"""How far back the agent's own rate is taken: seven days."""
-
-KEPT_WINDOWS: Final = 15 * 288
-"""How far back from an agent's latest call its windows are kept."""
+DAY_WINDOWS: Final = 288
+PAST_WINDOWS: Final = PAST_DAYS * DAY_WINDOWS
 
 RATE_MIN: Final = 0.1
 SURPRISE_MIN: Final = 6.0
@@ -152,7 +149,7 @@ class DenyBursts:
                 continue
             state = touched[name] = self._of(name)
             state.rows += len(at)
-            day, bit = divmod(number, 288)
+            day, bit = divmod(number, DAY_WINDOWS)
             state.active[day] = state.active.get(day, 0) | (1 << bit)
             refused = at[denied[at] > 0]
             if not len(refused):
@@ -184,22 +181,23 @@ class DenyBursts:
             self._evicted += 1
 
     def _judge(self, name: str, state: _Agent) -> list[Finding]:
-        self._forget_old(state)
-        if not state.windows and not state.said:
+        latest = max(state.active)
+        self._forget(state, latest - KEPT_DAYS)
+        if not state.windows:
             return []
-        bursts = _bursts(_judged(state))
+        oldest = (latest - JUDGED_DAYS) * DAY_WINDOWS
+        bursts = [burst for burst in _bursts(_judged(state)) if burst[0].number >= oldest]
         holds = {burst[0].number: _finding(name, state, burst) for burst in bursts}
-        said, state.said = state.said, holds
+        said = {number: one for number, one in state.said.items() if number >= oldest}
+        state.said = holds
         return news(said, holds, state.rows)
 
-    def _forget_old(self, state: _Agent) -> None:
-        """What is older than anybody asks for. The latest call is a maximum, so this depends on no order."""
-        oldest = max(state.active) - KEPT_WINDOWS // 288
+    def _forget(self, state: _Agent, oldest: int) -> None:
+        """What lies before a day. The latest call is a maximum, so that this depends on no order."""
         for day in [day for day in state.active if day < oldest]:
             del state.active[day]
-        for number in [number for number in state.windows if number < oldest * 288]:
+        for number in [number for number in state.windows if number < oldest * DAY_WINDOWS]:
             del state.windows[number]
-            state.said.pop(number, None)
             self._windows -= 1
 
 
@@ -233,7 +231,7 @@ class _Active:
         self._before = [0, *accumulate(counts)]
 
     def __call__(self, number: int) -> int:
-        day, bit = divmod(number, 288)
+        day, bit = divmod(number, DAY_WINDOWS)
         return self._before[bisect_left(self._days, day)] + (self._active.get(day, 0) & ((1 << bit) - 1)).bit_count()
 
 

@@ -24,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
-from pipeline.core.detect.words import differs
+from pipeline.core.detect.words import JUDGED_DAYS, differs
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
 
-LEARNING_US: Final = 86_400_000_000
+DAY_US: Final = 86_400_000_000
+LEARNING_US: Final = DAY_US
 """What an agent does in its first day is what it does."""
 
 POINTS_MIN: Final = 15.0
@@ -66,6 +67,7 @@ class _Task:
 @dataclass(slots=True)
 class _Agent:
     first_us: int
+    last_us: int
     rows: int = 0
     tasks: dict[str, _Task] = field(default_factory=dict)
     owners: dict[Thing, Owner] = field(default_factory=dict)
@@ -126,10 +128,11 @@ class Sequences:
             first_us, last_us = int(time[low]), int(time[at].max())
             state = self._agents.get(name)
             if state is None:
-                state = self._agents[name] = _Agent(first_us)
+                state = self._agents[name] = _Agent(first_us, last_us)
             elif first_us < state.first_us:
                 state.first_us = first_us
                 earlier.add(name)
+            state.last_us = max(state.last_us, last_us)
             one = self._task(name, state, tasks[what])
             one.rows += len(at)
             state.rows += len(at)
@@ -225,6 +228,8 @@ class Sequences:
         said = []
         for task in sorted(tasks):
             one = state.tasks[task]
+            if one.began_us < state.last_us - JUDGED_DAYS * DAY_US:
+                continue
             now = _finding(name, state, task, one)
             if now is not None and (one.said is None or differs(one.said, now)):
                 said.append(now)

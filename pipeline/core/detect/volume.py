@@ -1,13 +1,13 @@
 """Volume: an hour, or a day, in which an agent sent far more than in its own past.
 
 The bytes that an agent sends are summed by the hour and the day (UTC) of the call that carries them. An hour is compared with
-the hours of the fourteen days before it in which the agent sent anything, a day with such days:
+the hours of the seven days before it in which the agent sent anything, a day with such days:
 
     spread = max(MAD, median / 10, 1 KiB)       MAD: the median of |past - median|
     z      = 0.6745 (x - median) / spread       the robust z-score (Iglewicz and Hoaglin, 1993)
 
 There is a finding at z >= 6 and x >= 1 MB in an hour (ten thousand records of a hundred bytes, where other products begin to
-call an export one), or 10 MB in a day; and not before the agent has a past of 24 such hours, or 7 such days. The floors of the
+call an export one), or 10 MB in a day; and not before the agent has a past of 24 such hours, or 5 such days. The floors of the
 spread are for agents that send the same every hour, whose MAD is 0. A median takes no notice of less than half of its past,
 so that one attack does not make the next one normal. TA0010.
 """
@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.detect.columns import Ints, codes, each_group, numbers
-from pipeline.core.detect.words import news
+from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, news
 from schemas.findings import VOLUME, Finding, Term
 from schemas.limits import VOLUME_AGENTS_MAX, VOLUME_DAYS_MAX
 
@@ -33,8 +33,6 @@ Z_FACTOR: Final = 0.6745
 
 SPREAD_SHARE: Final = 0.1
 SPREAD_BYTES_MIN: Final = 1024
-PAST_DAYS: Final = 14
-KEPT_DAYS: Final = 15
 SLOTS: Final = 288
 """Parts of a day that are kept, of five minutes: they say when a threshold was crossed."""
 
@@ -56,7 +54,7 @@ class Span:
 
 SPANS: Final = (
     Span(name="hour", slots=12, bytes_min=1_000_000, past_min=24, points=30.0),
-    Span(name="day", slots=SLOTS, bytes_min=10_000_000, past_min=7, points=40.0),
+    Span(name="day", slots=SLOTS, bytes_min=10_000_000, past_min=5, points=40.0),
 )
 
 
@@ -151,10 +149,11 @@ class Volumes:
             self._evicted += 1
 
     def _judge(self, name: str, state: _Agent, first: int) -> list[Finding]:
-        oldest = max(state.days) - KEPT_DAYS
-        for day in [day for day in state.days if day < oldest]:
+        latest = max(state.days)
+        for day in [day for day in state.days if day < latest - KEPT_DAYS]:
             del state.days[day]
             self._days -= 1
+        first = max(first, (latest - JUDGED_DAYS) * SLOTS)
         days = sorted(state.days)
         table = np.stack([state.days[day] for day in days])
         changed: list[Finding] = []
@@ -166,7 +165,7 @@ class Volumes:
             changed += news(later, holds, state.rows)
             state.said[span.name] = {
                 number: one for number, one in (said | holds).items()
-                if (number < since or number in holds) and number * span.slots >= oldest * SLOTS
+                if (number < since or number in holds) and number * span.slots >= (latest - JUDGED_DAYS) * SLOTS
             }  # fmt: skip
         return changed
 

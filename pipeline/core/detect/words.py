@@ -2,8 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from schemas.findings import Finding
+
+PAST_DAYS: Final = 7
+"""How far back an agent's own past is taken."""
+
+JUDGED_DAYS: Final = 8
+"""What is said is of so many days up to an agent's latest call. A worker that starts reads fifteen days (`[detect]
+lookback_days`), and so knows the whole past of each of these. What is older was judged when its past was known; a call that
+comes later than that changes nothing any more."""
+
+KEPT_DAYS: Final = PAST_DAYS + JUDGED_DAYS
 
 
 def news(said: Mapping[int, Finding], holds: Mapping[int, Finding], version: int) -> list[Finding]:
