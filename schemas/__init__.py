@@ -8,5 +8,6 @@ and migrations; `frontier` tells the host what it may forget; `control` is an en
 `follower` what its reader may believe, `selectors` what a revocation names, `chunks` how a bundle travels and `ack` who has
 applied what; `agents` are those that a host hands to its doors; `config` is the configuration file, `siem` the sinks in it,
 `links` reaches Kafka and ClickHouse as it says; `keys` are the signing keys. What is noticed of the calls: `egress` are sums
-of them by who may be judged, `detectors` who says what, and `findings` what they say.
+of them by who may be judged, `detectors` who says what, `findings` what they say, and `past` what a worker reads of it all
+when it starts.
 """

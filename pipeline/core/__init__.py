@@ -7,7 +7,8 @@ Arrow stream that is inserted.
 `requests` says what a request to control may hold, `control` makes the next entries of the control log of it, and `standing` is
 what is live. `respond` says what rules make of findings: whom to revoke, and when not to.
 
-`stitch` says which call caused which, and for whom; `detect` is what is noticed in the calls.
+`stitch` says which call caused which, and for whom; `detect` is what is noticed in the calls. `parcel` is the message that
+takes a batch's sums to whoever looks at them, and `seen` which frames he has taken.
 
 `ocsf` spells what a SIEM is told.
 """

@@ -122,6 +122,14 @@ def judge(data: bytes | None, partition: int, key_of: Callable[[str], Check | No
     return Accepted(head=head, digest=digest, signed=signed, batch=batch, wire_bytes=len(data), flag=flag)
 
 
+def read_again(data: bytes) -> tuple[FrameHead, pa.RecordBatch]:
+    """The head and the records of a frame that `judge` has called a Duplicate. Raises FrameFault where it has no records."""
+    frame = parse_frame(data)
+    batch = read_batch(inflate(frame.payload, frame.head.inflated_bytes))
+    check_records(batch, frame.head)
+    return frame.head, batch
+
+
 def _believe(frame: Frame, partition: int, key_of: Callable[[str], Check | None]) -> None:
     host = frame.head.lane.host
     check = key_of(host)

@@ -43,6 +43,11 @@ class _Lane:
     """frame_no -> (digest, previous) of the frames that this worker has seen lately."""
     dead: dict[int, bytes] = field(default_factory=dict)
     """frame_no -> digest of the frames that were passed as dead letters."""
+    inherited: int = 0
+    """Everything up to here was stored when the partition was taken over, and what is in `inherited_beyond`."""
+    inherited_beyond: frozenset[int] = frozenset()
+    told: set[int] = field(default_factory=set)
+    """Those of them that were read again since."""
 
 
 class Ledger:
@@ -66,6 +71,7 @@ class Ledger:
             assert lane.partition == partition
             state = taken[lane] = _Lane(frontier=frontier, reach=frontier, beyond={n for n in beyond if n > frontier})
             _settle(state)
+            state.inherited, state.inherited_beyond = state.frontier, frozenset(state.beyond)
         for (lane, frame_no), digest in dead.items():
             taken[lane].dead[frame_no] = digest
 
@@ -97,6 +103,19 @@ class Ledger:
             known = state.recent.get(frame_no)
             return Standing.TWIN if known is not None and known[0] != digest else Standing.KNOWN
         return Standing.AHEAD if frame_no > state.reach + LANE_AHEAD_MAX else Standing.NEW
+
+    def tell_again(self, lane: Lane, frame_no: int) -> bool:
+        """Whether a KNOWN frame was stored before the partition was taken over and is read again for the first time since.
+
+        Whoever stored it may have died before he said what is in it.
+        """
+        state = self._lanes[lane.partition].get(lane)
+        if state is None or frame_no in state.told or frame_no in state.dead:
+            return False
+        if frame_no > state.inherited and frame_no not in state.inherited_beyond:
+            return False
+        state.told.add(frame_no)
+        return True
 
     def is_dead(self, lane: Lane, frame_no: int) -> bool:
         """Whether a frame was passed as a dead letter."""

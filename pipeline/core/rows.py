@@ -83,11 +83,6 @@ class Room:
         return memoryview(self._memory)[:size]
 
 
-def insert_stream(frames: Sequence[FrameRow], ingested_s: int, room: Room) -> memoryview:
-    """`insert_table` as one Arrow IPC stream. The view is good until the next use of `room`."""
-    return room.write(insert_table(frames, ingested_s))
-
-
 def _write(table: pa.Table, sink: pa.NativeFile) -> None:
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table, max_chunksize=table.num_rows)

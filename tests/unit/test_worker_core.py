@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.batch import BATCH_BYTES_MAX, ENTRIES_MAX, Batch
 from pipeline.core.intake import Accepted, judge
 from pipeline.core.ledger import RECENT_MAX, Ledger, Standing
-from pipeline.core.rows import FrameRow, Room, insert_stream, insert_table, insert_token
+from pipeline.core.rows import FrameRow, Room, insert_table, insert_token
 from schemas.frame import ARROW_SCHEMA, NO_FRAME, Lane
 from schemas.limits import LANE_AHEAD_MAX, MIB
 from schemas.store import FRAME_KIND, INSERT_RECORDS_MAX, INSERT_SCHEMA, frame_row
@@ -255,12 +255,12 @@ def test_an_insert_of_dead_letters_alone_has_frame_rows_alone() -> None:
 def test_the_stream_is_one_batch_with_one_dictionary_per_text_and_the_same_bytes_each_time() -> None:
     _, rows = _rows()
     room = Room()
-    stream = bytes(insert_stream(rows, 1_700_000_000, room))
+    stream = bytes(room.write(insert_table(rows, 1_700_000_000)))
     kinds = [message.type for message in pa.ipc.MessageReader.open_stream(stream)]
     texts = sum(pa.types.is_dictionary(field.type) for field in INSERT_SCHEMA)
     assert kinds == ["schema", *["dictionary"] * texts, "record batch"]
-    assert len(insert_stream(rows[:1], 1_700_000_000, room)) < len(stream)
-    assert bytes(insert_stream(rows, 1_700_000_000, room)) == stream
+    assert len(room.write(insert_table(rows[:1], 1_700_000_000))) < len(stream)
+    assert bytes(room.write(insert_table(rows, 1_700_000_000))) == stream
 
 
 def test_the_token_names_the_content() -> None:

@@ -30,11 +30,11 @@ RECONNECT_S: Final = 0.5
 REQUEST_MS: Final = 10_000
 STOP_S: Final = 2.0
 WAKES_MAX: Final = 1000
-"""Dead letters that wait to be announced. Beyond it the oldest are not announced; their rows are in the store all the same."""
+"""Dead letters and findings that wait to be announced. Beyond it the oldest are not; their rows are stored all the same."""
 
 
 class Herald:
-    """One producer, for frontiers and for the words that wake readers of dead letters."""
+    """One producer, for frontiers and for the words that wake readers of dead letters and findings."""
 
     def __init__(self, config: Config, *, servers: str, slot: str, sign: Callable[[bytes], bytes]) -> None:
         self._config = config
@@ -43,7 +43,7 @@ class Herald:
         self._sign = sign
         self._topics = Topics(config.kafka.prefix)
         self._frontiers: dict[Lane, int] = {}
-        self._wakes: list[bytes] = []
+        self._wakes: list[tuple[str, bytes, bytes | None]] = []
         self._something = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -55,7 +55,14 @@ class Herald:
 
     def wake(self, digest: str) -> None:
         """A dead letter is in the store."""
-        self._wakes = [*self._wakes[-WAKES_MAX + 1 :], digest.encode()]
+        self._wake(self._topics.deadletter, digest.encode(), None)
+
+    def wake_finding(self, agent: str, finding: str) -> None:
+        """A word on a finding is in the store."""
+        self._wake(self._topics.findings, finding.encode(), agent.encode())
+
+    def _wake(self, topic: str, what: bytes, key: bytes | None) -> None:
+        self._wakes = [*self._wakes[-WAKES_MAX + 1 :], (topic, what, key)]
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -95,7 +102,7 @@ class Herald:
             self._frontiers, self._wakes = {}, []
             try:
                 waiting = [await self._send(producer, lane, frame_no) for lane, frame_no in frontiers.items()]
-                waiting += [await producer.send(self._topics.deadletter, one, partition=0) for one in wakes]
+                waiting += [await producer.send(topic, what, key=key, partition=0) for topic, what, key in wakes]
                 await asyncio.gather(*waiting)
             except BaseException:
                 for lane, frame_no in frontiers.items():

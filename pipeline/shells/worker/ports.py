@@ -1,11 +1,25 @@
 """What the pump needs of the others, so that a test or a simulation can stand in for each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
+
+from pipeline.core.detect.aggregate import Aggregates
 from pipeline.core.intake import Check
+from pipeline.core.rows import FrameRow
+from pipeline.core.stitch.stitcher import Stitched
 from pipeline.shells.worker.sink import Taken
 from schemas.frame import Lane
+
+
+@dataclass(slots=True)
+class Reading:
+    """What is in one batch, to be said once it is stored."""
+
+    sums: list[tuple[list[tuple[Lane, int]], Aggregates]] = field(default_factory=list)
+    stitched: list[Stitched] = field(default_factory=list)
 
 
 class Store(Protocol):
@@ -32,6 +46,33 @@ class Voice(Protocol):
 
     def wake(self, digest: str) -> None:
         """A dead letter is stored."""
+
+
+class Looks(Protocol):
+    """What the pump needs of `tap`."""
+
+    @property
+    def waits_for(self) -> str:
+        """Why something is tried again; empty when nothing is."""
+
+    @property
+    def progress_at(self) -> float:
+        """When something was last finished there, or somebody else was seen to be what stands still (monotonic seconds)."""
+
+    def begin(self, partition: int) -> None:
+        """A partition is ours from now on."""
+
+    def close(self) -> None:
+        """Give up what is tried in vain."""
+
+    async def clear(self) -> None:
+        """Forget everything: the partitions are perhaps another's from now on."""
+
+    async def read(self, table: pa.Table | None, frames: Sequence[tuple[Lane, int]], again: Sequence[FrameRow]) -> Reading:
+        """Look at a batch that is being stored."""
+
+    async def tell(self, reading: Reading) -> None:
+        """Say what is in a batch that is stored."""
 
 
 class Keys(Protocol):

@@ -4,7 +4,8 @@
     first event of a partition        take it over: fence, then read what is stored
     of a host that nobody knows       waits until all that control has said is known, then judged again
     judged                            joins the batch in offset order, duplicates and dead letters too
-    batch is due                      dead letters -> records and frame rows -> acknowledge -> frontiers
+    batch is due                      dead letters -> records and frame rows -> the tap says it -> acknowledge -> frontiers
+    stored by whoever was before us   read again once: the tap says what is in it, since he may have died before that
     the store is away                 the same insert again, for as long as it takes
     the store refuses                 again for `insert_timeout_s`, then this worker ends with 1
     fenced                            this worker ends with 75
@@ -19,23 +20,23 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import pyarrow as pa
 from faust.types import TP
 
 from pipeline.core.batch import Batch
-from pipeline.core.intake import Accepted, Dead, Duplicate, Judged, PutOff, judge
+from pipeline.core.intake import Dead, Duplicate, Judged, PutOff, judge
 from pipeline.core.ledger import Ledger
-from pipeline.core.rows import FrameRow, Room, insert_stream, insert_token, letter_row
+from pipeline.core.rows import FrameRow, Room, insert_table, insert_token
 from pipeline.shells.worker import metrics
+from pipeline.shells.worker.entries import Entries, Entry
 from pipeline.shells.worker.patience import Given, Patience
-from pipeline.shells.worker.ports import Keys, Store, Voice
+from pipeline.shells.worker.ports import Keys, Looks, Reading, Store, Voice
 from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses
 from schemas.config import Config
 from schemas.errors import OperatorFault, WardlineError
 from schemas.frame import Lane
-from schemas.store import FLAG_DEAD
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +54,6 @@ CRASH_EXIT: Final = 1
 OPERATOR_EXIT: Final = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One event and what has to happen before it may be acknowledged."""
-
-    event: Any
-    row: FrameRow | None = None
-    letter: Mapping[str, Any] | None = None
-    reason: str = ""
-
-
 class Pump:
     """Everything between Faust and the store. All methods run on the event loop."""
 
@@ -75,8 +66,10 @@ class Pump:
         keys: Keys,
         generation: Callable[[], int],
         slot: str,
+        tap: Looks | None = None,
     ) -> None:
         self._config = config.worker
+        self._tap = tap
         self._store = store
         self._voice = voice
         self._keys = keys
@@ -98,18 +91,19 @@ class Pump:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._patience = Patience(self._in_thread, refused_s=self._config.insert_timeout_s)
         self.figures = metrics.Figures()
+        self._entries = Entries(self._ledger, voice, self.figures, tells=tap is not None)
 
     # -- what Faust calls --------------------------------------------------------------------------------------------
 
     @property
     def progress_at(self) -> float:
         """When something was last finished, or somebody else was seen to be what stands still (monotonic seconds)."""
-        return self._patience.progress_at
+        return max(self._patience.progress_at, self._tap.progress_at if self._tap is not None else 0.0)
 
     @property
     def waits_for(self) -> str:
         """Why the store is tried again, or no frame judged; empty when neither is so."""
-        return self._patience.waits_for
+        return self._patience.waits_for or (self._tap.waits_for if self._tap is not None else "")
 
     @property
     def is_open(self) -> bool:
@@ -144,12 +138,16 @@ class Pump:
         """Let the running insert end, forget what is not stored, and close until the next assignment."""
         self._open.clear()
         self._patience.closing.set()
+        if self._tap is not None:
+            self._tap.close()
         async with self._turn:
             await self._landed()
             self._batch.cut()
             self._ledger.clear()
             self._next.clear()
             self._epochs.clear()
+            if self._tap is not None:
+                await self._tap.clear()
         self._patience.closing.clear()
 
     async def finish(self) -> None:
@@ -226,11 +224,8 @@ class Pump:
         judged = judge(message.value, tp.partition, self._keys.key_of, self._ledger)
         if isinstance(judged, Dead) and judged.reason == "key":
             judged = await self._stranger(message.value, tp.partition)
-        entry = self._entry(event, judged)
-        rows = entry.row.rows if entry.row else 0
-        size = len(message.value or b"")
-        if entry.row is not None and entry.row.batch is not None:
-            size = entry.row.batch.nbytes
+        entry = self._entries.make(event, judged)
+        rows, size = entry.rows, entry.size
         while not self._batch.takes(rows, size):
             await self._landed()
             if not self._may_start():
@@ -268,41 +263,12 @@ class Pump:
             return known  # stored before its host was removed, and read again: a restart must not bury it
         return judged if sure else PutOff(lane=judged.head.lane, frame_no=judged.head.frame_no)
 
-    def _entry(self, event: Any, judged: Judged) -> Entry:
-        offset = event.message.offset
-        if isinstance(judged, Accepted):
-            row = FrameRow(
-                head=judged.head, digest=judged.digest, signed=judged.signed, wire_bytes=judged.wire_bytes, offset=offset,
-                flag=judged.flag, batch=judged.batch,
-            )  # fmt: skip
-            return Entry(event=event, row=row)
-        if isinstance(judged, Dead):
-            return self._dead_entry(event, judged)
-        if isinstance(judged, Duplicate):
-            metrics.DUPLICATES.inc()
-            self.figures.duplicates += 1
-            if frontier := self._ledger.frontier(judged.lane):
-                self._voice.say(judged.lane, frontier)  # its host would not send it again if it knew
-            return Entry(event=event)
-        metrics.PUT_OFF.inc()
-        self.figures.put_off += 1
-        return Entry(event=event)
-
-    def _dead_entry(self, event: Any, dead: Dead) -> Entry:
-        message = event.message
-        partition, offset = message.tp.partition, message.offset
-        log.warning("partition %d offset %d is a dead letter: %s: %s", partition, offset, dead.reason, dead.message)
-        letter = letter_row(dead, message.value or b"", partition, offset, received_us=time.time_ns() // 1000)
-        row = None
-        if dead.passes and dead.head is not None:
-            row = FrameRow(head=dead.head, digest=dead.digest, signed=dead.signed, wire_bytes=dead.wire_bytes, offset=offset,
-                           flag=FLAG_DEAD, batch=None)  # fmt: skip
-        return Entry(event=event, row=row, letter=letter, reason=dead.reason)
-
     async def _take_over(self, partition: int) -> None:
         taken = await self._patience.persist(f"take-over of partition {partition}", self._store.take_over, partition)
         self._epochs[partition] = taken.epoch
         self._ledger.take(partition, taken.lanes, taken.dead)
+        if self._tap is not None:
+            self._tap.begin(partition)
         newest = sorted(self._ledger.lanes(partition), key=lambda lane: lane.host_boot)[-LANES_SAID_MAX:]
         for lane in newest:
             if frontier := self._ledger.frontier(lane):
@@ -334,20 +300,44 @@ class Pump:
         if letters:
             # a crash behind this: they are kept, read again, and replace their own rows
             await self._patience.persist("dead letters", self._store.keep, letters)
+        table, ingested_s = None, int(time.time())
         if frames:
-            ingested_s = int(time.time())
-            stream = await self._in_thread(lambda: insert_stream(frames, ingested_s, self._room))
-            began = time.monotonic()
-            # a crash behind this: the rows are stored, the offsets are not; they are read again and known by lane and number
-            await self._patience.persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)
-            metrics.INSERTS.observe(time.monotonic() - began)
-            self.figures.inserts += 1
+            table = await self._in_thread(lambda: insert_table(frames, ingested_s))
+        looking = self._look(table, entries)
+        try:
+            if table is not None:
+                await self._insert(table, frames, ingested_s, owned)
+            if self._tap is not None and looking is not None:
+                # a crash behind the insert: the frames are read again, and said again since this worker did not store them;
+                # one behind `tell`: likewise, and whoever hears it knows them
+                await self._tap.tell(await looking)
+        finally:
+            if looking is not None and not looking.done():
+                looking.cancel()
         for entry in entries:
             if entry.row is not None:
                 self._stored(entry.row)
             entry.event.ack()
         self._count(entries, frames)
         await self._note()
+
+    def _look(self, table: pa.Table | None, entries: Sequence[Entry]) -> "asyncio.Task[Reading] | None":
+        """Look at a batch, while it is inserted."""
+        again = [entry.again for entry in entries if entry.again is not None]
+        fresh = [(e.row.head.lane, e.row.head.frame_no) for e in entries if e.row is not None and e.row.batch is not None]
+        if self._tap is None or not (fresh or again):
+            return None
+        looking = asyncio.create_task(self._tap.read(table, fresh, again))
+        looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # where the insert fails, nobody asks
+        return looking
+
+    async def _insert(self, table: pa.Table, frames: Sequence[FrameRow], ingested_s: int, owned: Mapping[int, int]) -> None:
+        stream = await self._in_thread(lambda: self._room.write(table))
+        began = time.monotonic()
+        # a crash behind this: the rows are stored, the offsets are not; they are read again and known by lane and number
+        await self._patience.persist("insert", self._store.insert, stream, insert_token(frames, ingested_s), owned)
+        metrics.INSERTS.observe(time.monotonic() - began)
+        self.figures.inserts += 1
 
     def _stored(self, row: FrameRow) -> None:
         lane, dead = row.head.lane, row.digest if row.batch is None else None

@@ -22,6 +22,7 @@ from pipeline.shells.worker.pump import CRASH_EXIT, OPERATOR_EXIT, Pump
 from pipeline.shells.worker.registry import Registry
 from pipeline.shells.worker.scribe import Scribe
 from pipeline.shells.worker.sink import Sink
+from pipeline.shells.worker.watch import Watch
 from pipeline.shells.worker.watchdog import Signs, Watchdog
 from schemas.config import Config
 from schemas.errors import OperatorFault, PeerFault, WardlineError
@@ -100,6 +101,7 @@ class _Worker:
         self._registry: Registry | None = None
         self._scribe: Scribe | None = None
         self._acks: Acks | None = None
+        self._looks: Watch | None = None
         self._beat_at = 0.0
         self._said: dict[str, Any] = {}
         self.clean = True
@@ -149,9 +151,12 @@ class _Worker:
         scribe = self._scribe = Scribe(books, whole=registry.whole)
         registry.tell(scribe)
         acks = self._acks = Acks(self._config, slot=self._slot, servers=servers, keys=registry, scribe=scribe, store=books)
+        watch = self._looks = Watch(
+            self._home, self._config, slot=self._slot, servers=servers, key=self._key, herald=herald, registry=registry
+        ) if self._config.detect.on else None  # fmt: skip
         pump = self._pump = Pump(
             self._config, store=Sink(self._home, self._config, slot=self._slot), voice=herald, keys=registry,
-            generation=lambda: app.consumer_generation_id, slot=self._slot,
+            generation=lambda: app.consumer_generation_id, slot=self._slot, tap=watch.tap if watch is not None else None,
         )  # fmt: skip
         app = self._app = make_app(self._home, self._config, slot=self._slot, servers=servers, pump=pump)
         own = self._config.worker
@@ -159,7 +164,8 @@ class _Worker:
         limit_s = max(own.watchdog_s, own.insert_timeout_s + INSERT_GRACE_S)
         Watchdog(limit_s=limit_s, signs=self._signs, broker=self._broker).start()
         started = asyncio.create_task(app.start())
-        running = (pump.clock(), herald.run(), registry.run(), scribe.run(), acks.run(), self._say_all())
+        running = [pump.clock(), herald.run(), registry.run(), scribe.run(), acks.run(), self._say_all()]
+        running += watch.jobs() if watch is not None else ()
         jobs = [asyncio.create_task(job) for job in running]
         ended = asyncio.create_task(pump.ended())
         try:
@@ -172,6 +178,8 @@ class _Worker:
             for task in (started, ended, *jobs):
                 task.cancel()
             await asyncio.wait([started, ended, *jobs], timeout=STOP_S)
+            if watch is not None:
+                await watch.stop()
         return code
 
     async def _watch(self, app: WorkerApp, tasks: "list[asyncio.Task[Any]]") -> int:
@@ -225,8 +233,9 @@ class _Worker:
             await asyncio.sleep(SAY_S)
 
     def _waits_for(self) -> str:
-        """Why what control has said, and who has applied it, is not in the store yet; frames do not wait for that."""
-        return self._scribe.waits_for if self._scribe is not None else ""
+        """Why what control has said, who has applied it and what was noticed is not in the store yet; frames do not wait."""
+        scribe = self._scribe.waits_for if self._scribe is not None else ""
+        return scribe or (self._looks.waits_for if self._looks is not None else "")
 
     def _say(self, state: str) -> None:
         said: dict[str, Any] = {**self._fixed, "state": state}
@@ -239,6 +248,8 @@ class _Worker:
             said |= {"partitions": sorted(pump.assigned), "waits_for": waits_for, **pump.figures.say()}
         if self._registry is not None:
             said |= {"control": self._registry.say(), "acks": self._acks.stored if self._acks is not None else 0}
+            if self._looks is not None:
+                said["lookout"] = self._looks.say()
             metrics.CONTROL_EPOCH.set(said["control"]["epoch"])
             metrics.HOSTS.set(said["control"]["hosts"])
         if said != self._said:

@@ -1,0 +1,127 @@
+"""Files what was noticed: rows first, then what it makes of the agent, then what a rule does about it, then who follows hears.
+
+    words of detectors        those that are news become rows
+    agents that they name     their findings of the days are read back: what they amount to is a finding of `risk`
+    rules                     hear of everything that is news, and after a start of what was stored lately: a rule acts once
+    readers                   are woken
+
+A crash behind any line: the words come again, from the message that is not committed or from the rebuild; those that are stored
+are not news, and rules find what they have done.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
+
+from pipeline.core.detect.fuse import DAY_US, day_of, risks, taken_back
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.past import Word, word_of
+from schemas.detectors import RISK, TACTICS
+from schemas.findings import Finding, finding_row
+
+log = logging.getLogger(__name__)
+
+WORDS_MAX: Final = 100_000
+"""Findings whose last word is remembered. Of another one the store is asked."""
+
+
+class CaseStore(Protocol):
+    """What is needed of `past`."""
+
+    def known(self, ids: Sequence[str]) -> dict[str, Word]:
+        """What was said of some findings."""
+
+    def keep_findings(self, findings: Sequence[Finding]) -> None:
+        """Store words on findings."""
+
+    def of_agents(self, agents: Sequence[str], first_us: int, last_us: int) -> list[Finding]:
+        """What was said of some agents' calls between two times."""
+
+
+class Responder(Protocol):
+    """What rules are."""
+
+    async def act(self, findings: Sequence[Finding]) -> None:
+        """Do what the rules say about findings, each once. Returns in bounded time, whoever is away."""
+
+
+class Cases:
+    """`stored(what, work, *arguments)` does blocking work of the store until it succeeds; `wake(agent, id)` tells readers."""
+
+    def __init__(
+        self, store: CaseStore, *, stored: Callable[..., Awaitable[Any]], wake: Callable[[str, str], None], slot: str,
+        responder: Responder | None = None,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._stored = stored
+        self._wake = wake
+        self._slot = slot
+        self._responder = responder
+        self._words: OrderedDict[str, Word] = OrderedDict()
+        self.filed = 0
+        """Words that became rows since the start."""
+
+    async def keep(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Store those words that are news; returns them."""
+        last: dict[str, Finding] = {}
+        for finding in findings:
+            if finding.id not in last or finding.version >= last[finding.id].version:
+                last[finding.id] = finding
+        unknown = [one for one in last if one not in self._words]
+        if unknown:
+            for one, word in (await self._stored("findings", self._store.known, unknown)).items():
+                self._remember(one, word)
+        words = {one: word_of(finding_row(finding, self._slot)) for one, finding in last.items()}
+        news = [finding for one, finding in last.items() if self._is_news(finding, words[one])]
+        if news:
+            # a crash behind this: they are stored, and the words that come again are not news
+            await self._stored("findings", self._store.keep_findings, news)
+            for finding in news:
+                self._remember(finding.id, words[finding.id])
+                metrics.FINDINGS.labels(finding.detector).inc()
+            self.filed += len(news)
+        return news
+
+    def _is_news(self, finding: Finding, word: Word) -> bool:
+        stored = self._words.get(finding.id)
+        if stored is None:
+            return not finding.withdrawn
+        return word.version > stored.version or (word.version == stored.version and word.said != stored.said)
+
+    def _remember(self, one: str, word: Word) -> None:
+        self._words[one] = word
+        self._words.move_to_end(one)
+        while len(self._words) > WORDS_MAX:
+            self._words.popitem(last=False)
+
+    async def file(self, findings: Sequence[Finding], again: Sequence[Finding] = ()) -> None:
+        """Do everything about these words. `again` are stored already; what is to be done about them may not have been."""
+        news = await self.keep(findings)
+        told = [*news, *again]
+        if not told:
+            return
+        told += await self.keep(await self._risks(told))
+        if self._responder is not None:
+            await self._responder.act(told)
+        for finding in told:
+            self._wake(finding.agent, finding.id)
+
+    async def _risks(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The words on the risk of each agent, for each day that findings of one of its days may change."""
+        touched = {(f.agent, day_of(f.time_us) + more) for f in findings if f.agent and f.detector in TACTICS
+                   for more in (0, DAY_US)}  # fmt: skip
+        if not touched:
+            return []
+        days = [day for _, day in touched]
+        agents = sorted({agent for agent, _ in touched})
+        first, last = min(days) - DAY_US, max(days) + DAY_US - 1
+        stored = await self._stored("findings", self._store.of_agents, agents, first, last)
+        words: list[Finding] = []
+        for agent in agents:
+            own = [f for f in stored if f.agent == agent]
+            said = {f.window_us: f for f in own if f.detector == RISK and not f.withdrawn}
+            now = {f.window_us: f for f in risks(own)}
+            words += [now[day] for one, day in touched if one == agent and day in now]
+            words += [taken_back(said[day], own) for one, day in touched if one == agent and day in said and day not in now]
+        return words

@@ -1,0 +1,410 @@
+"""Looks at what every agent, credential and domain does, over all partitions of `calls`: owns partitions of `egress`.
+
+    a partition is ours       rebuilt: where its topic stands; which frames are stored; their records, through the same sums and
+                              the same detectors; what was said meanwhile is filed if it is news
+    a message                 verified; frames that are known are left out; detectors take the rest
+    words of detectors        filed (`cases`): rows first, then risks, then rules, then readers
+    and then                  the offset is committed
+    anything goes wrong       what the partition's detectors know is thrown away, and made again
+
+A consumer of its own, and no agent of Faust's: Faust hands out the messages of all topics in one row, so that a full buffer of
+frames would keep back the aggregates that the intake waits for. A crash behind any line costs a rebuild: findings have names
+that follow from what they are about, and what is stored is not news.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+import pyarrow as pa
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError
+
+from pipeline.core.detect import detectors
+from pipeline.core.detect.aggregate import Aggregator, split
+from pipeline.core.detect.interface import Detector
+from pipeline.core.intake import Check
+from pipeline.core.parcel import Parcel, parcel_worker, parse_parcel
+from pipeline.core.seen import Numbers, Seen, of_frames
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.app import MAX_POLL_S
+from pipeline.shells.worker.carrier import Flow
+from pipeline.shells.worker.cases import Cases
+from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.registry import STOP_S
+from schemas.config import Config
+from schemas.egress import SUBJECTS, subject_partition
+from schemas.errors import FrameFault
+from schemas.findings import Finding, parse_finding
+from schemas.frame import Lane
+from schemas.links import embedded_broker, first_line, kafka_security, stop_client
+from schemas.topics import Topics
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RECONNECT_S: Final = 0.5
+START_S: Final = 15.0
+POLL_MS: Final = 500
+MESSAGES_MAX: Final = 64
+"""Messages that are taken at once: 56 MiB at most."""
+
+FETCH_BYTES: Final = 4 << 20
+EMBEDDED_FETCH_WAIT_MS: Final = 20
+
+AGAIN_S: Final = 86_400
+AGAIN_MAX: Final = 10_000
+"""Findings that are handed on again after a rebuild, those stored since AGAIN_S: their finder may have died before that."""
+
+WORDS_MAX: Final = 200_000
+"""Words that wait for the end of a rebuild. More are filed before it, though a later record may take them back."""
+
+QUIET_S: Final = 5.0
+
+
+class LookoutStore(Protocol):
+    """What is needed of `past`, beside what `cases` needs."""
+
+    def frames(self, since_s: int) -> dict[Lane, Numbers]:
+        """The frames of every lane."""
+
+    def page(self, since_s: int, after: tuple[int, int, int]) -> pa.Table:
+        """The next records of calls."""
+
+    def lately(self, since_s: int, most: int) -> list[Finding]:
+        """The newest findings."""
+
+
+class WorkerKeys(Protocol):
+    """What is needed of `registry`."""
+
+    async def ready(self) -> None:
+        """Returns once control was heard."""
+
+    def worker_key(self, worker: str) -> Check | None:
+        """The key by which a worker's aggregates count."""
+
+    async def caught_up(self) -> bool:
+        """Wait until everything that control has said by now is known here; False when that cannot be had in time."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One partition of ours."""
+
+    detectors: list[Detector]
+    seen: Seen = field(default_factory=Seen)
+    ready: bool = False
+
+
+@dataclass(slots=True)
+class Rebuild:
+    """Partitions whose detectors are made again, and how far that is."""
+
+    parts: dict[int, Part]
+    since_s: int
+    frames: Mapping[Lane, Numbers]
+    began: float
+    aggregator: Aggregator = field(default_factory=Aggregator)
+    after: tuple[int, int, int] = (0, 0, 0)
+    words: dict[str, Finding] = field(default_factory=dict)
+    records: int = 0
+
+
+class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One for a worker. All methods run on the event loop; detectors in a thread of their own."""
+
+    def __init__(
+        self, config: Config, *, slot: str, servers: str, keys: WorkerKeys, store: LookoutStore,
+        cases: Callable[[Callable[..., Any]], Cases], flow: Flow, make: Callable[[], Sequence[Detector]] = detectors,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._slot = slot
+        self._servers = servers
+        self._keys = keys
+        self._store = store
+        self._flow = flow
+        self._make = make
+        self._embedded = embedded_broker(config)
+        self._topic = Topics(config.kafka.prefix).egress
+        self._parts: dict[int, Part] = {}
+        self._rebuild: Rebuild | None = None
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookout")
+        self._patience = Patience(self._in_thread, refused_s=config.worker.insert_timeout_s)
+        self._cases = cases(self._patience.persist)
+        self._warned: dict[str, float] = {}
+        self.lag = 0
+        """Messages that have not been taken, as far as the last fetch knows."""
+        self.calls = 0
+        """Calls that the detectors of agents have taken since the start, rebuilds left out."""
+
+    # -- what the process asks ---------------------------------------------------------------------------------------
+
+    @property
+    def waits_for(self) -> str:
+        """Why nothing is looked at; empty when it is."""
+        return self._patience.waits_for
+
+    def say(self) -> dict[str, Any]:
+        """As the run file has it."""
+        rebuild = self._rebuild
+        return {
+            "partitions": sorted(q for q, part in self._parts.items() if part.ready), "lag": self.lag, "calls": self.calls,
+            "findings": self._cases.filed, "rebuilding": sorted(rebuild.parts) if rebuild is not None else [],
+            "evicted": sum(one.evicted for part in self._parts.values() for one in part.detectors),
+        }  # fmt: skip
+
+    # -- following ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look for ever; returns only by cancellation. Raises OperatorFault, StoreRefuses."""
+        await self._keys.ready()
+        while True:
+            consumer = None
+            try:
+                consumer = self._consumer()
+                await asyncio.wait_for(consumer.start(), START_S)
+                if self._embedded:
+                    partitions = range(self._config.kafka.partitions)
+                    consumer.assign([TopicPartition(self._topic, partition) for partition in partitions])
+                    self._gained(partitions)
+                else:
+                    consumer.subscribe([self._topic], listener=self)
+                await self._follow(consumer)
+            except (TimeoutError, KafkaError, OSError) as fault:
+                log.warning("aggregates: %s; another consumer goes on", first_line(fault))
+            finally:
+                self._lost(list(self._parts))
+                if consumer is not None:
+                    await stop_client(consumer, STOP_S)
+            await asyncio.sleep(RECONNECT_S)
+
+    def _consumer(self) -> Any:
+        options: dict[str, Any] = {
+            "bootstrap_servers": self._servers, "client_id": f"wardline-{self._slot}-egress", "enable_auto_commit": False,
+            "auto_offset_reset": "earliest", "max_partition_fetch_bytes": FETCH_BYTES, **kafka_security(self._config),
+        }  # fmt: skip
+        if self._embedded:
+            return AIOKafkaConsumer(fetch_max_wait_ms=EMBEDDED_FETCH_WAIT_MS, **options)
+        session_ms = self._config.worker.session_timeout_ms
+        return AIOKafkaConsumer(
+            group_id=f"{self._config.kafka.prefix}worker-lookout", group_instance_id=self._slot,
+            max_poll_interval_ms=MAX_POLL_S * 1000, session_timeout_ms=session_ms, heartbeat_interval_ms=session_ms // 10,
+            request_timeout_ms=max(40_000, 2 * session_ms), partition_assignment_strategy=[StickyPartitionAssignor], **options,
+        )  # fmt: skip
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Let what runs end or give up. What may stay ours stays as it is; what has gone is forgotten once that is known."""
+        self._patience.closing.set()
+        try:
+            async with self._turn:
+                pass
+        finally:
+            self._patience.closing.clear()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Forget what is not ours any more; what is new is rebuilt."""
+        async with self._turn:
+            now = {tp.partition for tp in assigned}
+            self._lost([partition for partition in self._parts if partition not in now])
+            self._gained(partition for partition in sorted(now) if partition not in self._parts)
+
+    def _gained(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            self._parts[partition] = Part(list(self._make()))
+
+    def _lost(self, partitions: Iterable[int]) -> None:
+        gone = set(partitions)
+        for partition in gone:
+            self._parts.pop(partition, None)
+        if self._rebuild is not None and gone & self._rebuild.parts.keys():
+            self._rebuild = None
+
+    def _again(self, partitions: Iterable[int]) -> None:
+        """What these partitions' detectors know may be more than was filed: it is made again."""
+        wanted = [partition for partition in partitions if partition in self._parts]
+        self._lost(wanted)
+        self._gained(wanted)
+
+    async def _follow(self, consumer: Any) -> None:
+        while True:
+            async with self._turn:
+                busy = await self._go_on(consumer)
+            ready = [TopicPartition(self._topic, partition) for partition, part in self._parts.items() if part.ready]
+            if not ready:
+                await asyncio.sleep(0 if busy else 0.1)
+                continue
+            found = await consumer.getmany(*ready, timeout_ms=0 if busy else POLL_MS, max_records=MESSAGES_MAX)
+            if found:
+                async with self._turn:
+                    await self._heard(consumer, found)
+            self._look_behind(consumer, ready)
+            await asyncio.sleep(0)
+
+    async def _heard(self, consumer: Any, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        ours = {tp.partition: messages for tp, messages in found.items() if self._ready(tp.partition)}
+        try:
+            for partition, messages in ours.items():
+                await self._take(self._parts[partition], messages)
+                end = messages[-1].offset + 1
+                if not self._embedded:
+                    # a crash before this: the messages come again, and their frames are known from the rebuild
+                    with contextlib.suppress(KafkaError):
+                        await consumer.commit({TopicPartition(self._topic, partition): end})
+                self._flow.taken(partition, sum(len(message.value or b"") for message in messages))
+        except Given:
+            self._again(ours)
+        except BaseException:
+            self._again(ours)
+            raise
+
+    def _ready(self, partition: int) -> bool:
+        part = self._parts.get(partition)
+        return part is not None and part.ready
+
+    def _look_behind(self, consumer: Any, ready: Iterable[TopicPartition]) -> None:
+        lag = 0
+        for tp in ready:
+            with contextlib.suppress(Exception):  # an assignment that is over
+                end, state = consumer.highwater(tp), consumer._subscription.subscription.assignment.state_value(tp)
+                lag += max(0, (end or 0) - state.position)
+        self.lag = lag
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    async def _take(self, part: Part, messages: Sequence[Any]) -> None:
+        """Take messages of one partition in, and file what comes of it."""
+        for worker in {parcel_worker(message.value or b"") for message in messages}:
+            while self._keys.worker_key(worker) is None and not await self._keys.caught_up():
+                self._patience.stands("control cannot be heard, and a worker is not known")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._patience.closing.wait(), RECONNECT_S)
+                if self._patience.closing.is_set():
+                    raise Given
+        self._patience.waits_for = ""
+        words, handed = await self._in_thread(lambda: self._detect(part, [message.value or b"" for message in messages]))
+        await self._cases.file(words, handed)
+        self._patience.progress_at = time.monotonic()
+
+    def _detect(self, part: Part, messages: Sequence[bytes]) -> tuple[list[Finding], list[Finding]]:
+        parcels = [parcel for data in messages if (parcel := self._parcel(data)) is not None]
+        tables: dict[str, list[pa.Table]] = {subject: [] for subject in SUBJECTS}
+        handed: list[Finding] = []
+        for parcel in parcels:
+            fresh = parcel.without(part.seen.__contains__)
+            metrics.KNOWN.inc(len(parcel.pieces) - len(fresh.pieces))
+            for piece in fresh.pieces:
+                part.seen.add(piece)
+            for subject, table in fresh.rows.items():
+                tables[subject].append(table)
+            handed += [parse_finding(row) for row in parcel.findings.to_pylist()]
+        rows = {subject: _whole(parts, subject) for subject, parts in tables.items()}
+        self.calls += int(pa.compute.sum(rows["agent"]["calls"]).as_py() or 0)
+        words: list[Finding] = []
+        for detector in part.detectors:
+            table = rows[detector.subject]
+            if table.num_rows:
+                words += detector.take(table)
+        for subject, table in rows.items():
+            metrics.LOOKED.labels(subject).inc(int(pa.compute.sum(table["calls"]).as_py() or 0))
+        return words, handed
+
+    def _parcel(self, data: bytes) -> Parcel | None:
+        check = self._keys.worker_key(parcel_worker(data))
+        try:
+            if check is None:
+                raise FrameFault("key", f"no key is registered for worker `{parcel_worker(data)}`")
+            return parse_parcel(data, check)
+        except FrameFault as fault:
+            metrics.REFUSED.labels(fault.reason).inc()
+            now = time.monotonic()
+            if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
+                self._warned[fault.reason] = now
+                log.warning("a message of aggregates is refused: %s", fault)
+            return None
+
+    # -- rebuilding --------------------------------------------------------------------------------------------------
+
+    async def _go_on(self, consumer: Any) -> bool:
+        """A step of the rebuild; returns whether there is another."""
+        try:
+            if self._rebuild is None:
+                fresh = {partition: part for partition, part in self._parts.items() if not part.ready}
+                if not fresh:
+                    return False
+                self._rebuild = await self._begin(consumer, fresh)
+            else:
+                await self._read(self._rebuild)
+        except Given:
+            self._again(list(self._rebuild.parts) if self._rebuild is not None else [])
+        return self._rebuild is not None
+
+    async def _begin(self, consumer: Any, fresh: dict[int, Part]) -> Rebuild:
+        """Note where the topic stands, then which frames are stored: what comes behind the first is in the second, or new."""
+        for partition in fresh:
+            tp = TopicPartition(self._topic, partition)
+            if self._embedded:
+                await consumer.seek_to_end(tp)
+                await consumer.position(tp)
+                self._flow.skipped(partition)
+            else:
+                await consumer.seek_to_committed(tp)
+        since_s = int(time.time()) - self._config.detect.lookback_days * 86_400
+        frames = await self._patience.persist("stored frames", self._store.frames, since_s)
+        log.info("partitions %s of aggregates are ours: %d lanes are read again", sorted(fresh), len(frames))
+        return Rebuild(parts=fresh, since_s=since_s, frames=frames, began=time.monotonic())
+
+    async def _read(self, rebuild: Rebuild) -> None:
+        page = await self._patience.persist("records", self._store.page, rebuild.since_s, rebuild.after)
+        if page.num_rows:
+            await self._in_thread(lambda: self._sum(rebuild, page))
+            if len(rebuild.words) > WORDS_MAX:
+                words, rebuild.words = list(rebuild.words.values()), {}
+                await self._cases.file(words)
+            return
+        again = await self._patience.persist("findings", self._store.lately, int(time.time()) - AGAIN_S, AGAIN_MAX)
+        partitions = self._config.kafka.partitions
+        mine = [one for one in again if subject_partition(one.agent, partitions) in rebuild.parts]
+        await self._cases.file(list(rebuild.words.values()), mine)
+        for part in rebuild.parts.values():
+            part.seen.begin(rebuild.frames)
+            part.ready = True
+        log.info("partitions %s of aggregates: rebuilt from %d records in %.1f s", sorted(rebuild.parts), rebuild.records,
+                 time.monotonic() - rebuild.began)  # fmt: skip
+        self._rebuild = None
+
+    def _sum(self, rebuild: Rebuild, page: pa.Table) -> None:
+        last = page.slice(page.num_rows - 1)
+        rebuild.after = (last["boot"][0].as_py(), last["call_seq"][0].as_py(), last["seq"][0].as_py())
+        kept = of_frames(page, rebuild.frames)
+        rows = page if kept.all() else page.filter(pa.array(kept))
+        rebuild.records += rows.num_rows
+        metrics.REBUILT.inc(rows.num_rows)
+        if not rows.num_rows:
+            return
+        sums = rebuild.aggregator.rebuild(rows)
+        for subject in SUBJECTS:
+            for partition, table in split(sums.of(subject), subject, self._config.kafka.partitions):
+                part = rebuild.parts.get(partition)
+                for detector in part.detectors if part is not None else ():
+                    if detector.subject == subject:
+                        for word in detector.take(table):
+                            rebuild.words[word.id] = word
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _whole(parts: Sequence[pa.Table], subject: str) -> pa.Table:
+    filled = [table for table in parts if table.num_rows]
+    if not filled:
+        return SUBJECTS[subject].empty_table()
+    return pa.concat_tables(filled).unify_dictionaries().combine_chunks()

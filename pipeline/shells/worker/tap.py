@@ -1,0 +1,311 @@
+"""Looks at each batch on its way into the store, and says what is in it: which calls belong together, and who did what where.
+
+    a partition is new          what is stored of its traces and open calls is taken in again, before its first batch
+    batch, while it is stored   stitched, and summed up by agent, credential and domain
+    its rows are stored         rows of traces and edges; findings on chains; then the aggregates go to `egress`, and only when
+                                the broker has them are the batch's offsets acknowledged
+    a frame that was stored     by whoever had the partition before: perhaps he died before he said what is in it, so its
+    already is read again       aggregates go out again, made of the same records; whoever has taken them knows
+    now and then                traces that have been quiet settle
+
+What is kept here is bounded and is nobody's evidence: it is made of stored records, and made again by whoever comes next.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.detect.aggregate import Aggregator
+from pipeline.core.parcel import make_parcels
+from pipeline.core.rows import FrameRow, insert_table
+from pipeline.core.seen import Exactly, of_frames
+from pipeline.core.stitch.stitcher import COLUMNS, Stitched, Stitcher
+from pipeline.shells.worker import metrics
+from pipeline.shells.worker.cases import Cases
+from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.ports import Reading
+from schemas.config import Config
+from schemas.egress import SUBJECTS, subject_partition
+from schemas.findings import FINDING_SCHEMA, Finding, finding_row
+from schemas.frame import Lane
+from schemas.past import LOOKED_AT
+from schemas.records import Kind
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RECENT_S: Final = 3_600
+"""How far back a partition's traces are taken in again."""
+
+RECENT_RECORDS: Final = 200_000
+"""Records of a partition that are taken in again, at most: the newest."""
+
+OPEN_S: Final = 86_400
+"""How far back open calls are looked for. What an older one carries after a restart is seen when detectors are rebuilt."""
+
+DAY_S: Final = 86_400
+
+TORN_MAX: Final = 5_000
+"""Traces that are read back at a time: records came of them after they had made room. The rest come with their next record."""
+
+SETTLE_S: Final = 1.0
+"""How often traces are asked whether they have settled."""
+
+
+class TapStore(Protocol):
+    """What is needed of `past`."""
+
+    def recent(self, columns: Sequence[str], partition: int, since_s: int, most: int) -> tuple[pa.Table, int]:
+        """A partition's newest records."""
+
+    def boots(self, since_s: int) -> list[int]:
+        """The starts of doors that are known."""
+
+    def traces(self, columns: Sequence[str], traces: Sequence[bytes], since_s: int) -> pa.Table:
+        """The records of some traces."""
+
+    def open_calls(self, partition: int, since_s: int, before_s: int) -> pa.Table:
+        """What was recorded before of calls that have not ended."""
+
+    def earlier(self, calls: Sequence[tuple[int, int]]) -> pa.Table:
+        """What is stored of some calls."""
+
+    def keep_traces(self, traces: pa.Table, edges: pa.Table) -> None:
+        """Store what is known of traces."""
+
+
+class Carries(Protocol):
+    """What is needed of `carrier`."""
+
+    @property
+    def waits_for(self) -> str:
+        """Why something is not sent."""
+
+    async def carry(self, messages: Sequence[tuple[int, bytes]], closing: asyncio.Event) -> None:
+        """Send (partition, message)."""
+
+
+class Tap:
+    """One for all partitions of a worker. What takes time runs in a thread of its own, on a connection of its own."""
+
+    def __init__(
+        self, config: Config, *, store: TapStore, cases: Callable[[Callable[..., Awaitable[Any]]], Cases], carrier: Carries,
+        sign: Callable[[bytes], bytes], slot: str,
+    ) -> None:  # fmt: skip
+        self._partitions = config.kafka.partitions
+        self._store = store
+        self._carrier = carrier
+        self._sign = sign
+        self._slot = slot
+        self._aggregator = Aggregator()
+        self._stitcher = Stitcher(key=secrets.randbits(64))
+        self._fresh: set[int] = set()
+        self._torn: set[bytes] = set()
+        self._looks_back_s = config.detect.lookback_days * DAY_S
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tap")
+        self._patience = Patience(self._in_thread, refused_s=config.worker.insert_timeout_s)
+        self._cases = cases(self._patience.persist)
+
+    @property
+    def waits_for(self) -> str:
+        """Why something is tried again."""
+        return self._patience.waits_for or self._carrier.waits_for
+
+    @property
+    def progress_at(self) -> float:
+        """When something was last finished here, or somebody else was seen to be what stands still."""
+        return self._patience.progress_at
+
+    # -- what the pump calls -----------------------------------------------------------------------------------------
+
+    def begin(self, partition: int) -> None:
+        """A partition is ours from now on."""
+        self._fresh.add(partition)
+
+    def close(self) -> None:
+        """What is tried in vain is given up: the partitions are being taken away."""
+        self._patience.closing.set()
+
+    async def clear(self) -> None:
+        """Forget everything: the partitions are perhaps another's from now on."""
+        async with self._turn:
+            self._fresh.clear()
+            await self._in_thread(self._forget)
+        self._patience.closing.clear()
+
+    async def read(self, table: pa.Table | None, frames: Sequence[tuple[Lane, int]], again: Sequence[FrameRow]) -> Reading:
+        """Look at a batch: `table` is what is inserted of its `frames`; `again` are frames that somebody stored before.
+
+        Raises what the store raises, and Given when the partitions are taken away meanwhile.
+        """
+        async with self._turn:
+            reading = Reading()
+            for partition in sorted(self._fresh):
+                await self._take_over(partition, frames, reading)
+                self._fresh.discard(partition)
+            if again:
+                await self._read_again(again, reading)
+            if table is not None and frames:
+                await self._in_thread(lambda: self._look(table, frames, reading))
+            return reading
+
+    async def tell(self, reading: Reading) -> None:
+        """Say what is in a batch that is stored. Raises as `read`."""
+        async with self._turn:
+            await self._say(reading)
+
+    # -- what the process calls --------------------------------------------------------------------------------------
+
+    async def clock(self) -> None:
+        """Settle traces for ever; returns only by cancellation."""
+        while True:
+            await asyncio.sleep(SETTLE_S)
+            async with self._turn:
+                if self._patience.closing.is_set():
+                    continue
+                with contextlib.suppress(Given):  # what was not stored is made again by whoever has the partitions next
+                    await self._settle()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        torn, self._torn = sorted(self._torn)[:TORN_MAX], set()
+        since_s = int(time.time()) - self._looks_back_s
+        rows = None
+        if torn:
+            rows = await self._patience.persist("traces", self._store.traces, COLUMNS, torn, since_s)
+
+        def work() -> list[Stitched]:
+            said = [] if rows is None else [self._stitcher.rebuild(rows, _now_us(), torn)]
+            return [*said, self._stitcher.settle(_now_us())]
+
+        await self._say(Reading(stitched=await self._in_thread(work)))
+        self._count()
+
+    async def _say(self, reading: Reading) -> None:
+        found = [finding for one in reading.stitched for finding in one.findings]
+        self._torn.update(trace for one in reading.stitched for trace in one.wanted)
+        # a crash behind this: they are stored; the traces are made again of their records, and say the same
+        await self._cases.keep(found)
+        said = await asyncio.gather(self._keep(reading.stitched), self._send(reading, found), return_exceptions=True)
+        for fault in said:
+            if fault is not None:
+                raise fault
+
+    def _forget(self) -> None:
+        self._aggregator = Aggregator()
+        self._stitcher.clear()
+        self._torn.clear()
+
+    def _look(self, table: pa.Table, frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
+        reading.sums.append((list(frames), self._aggregator.rebuild(table)))
+        reading.stitched.append(self._stitcher.take(table, "", _now_us()))
+
+    async def _take_over(self, partition: int, frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
+        """Take in what is stored of a partition, but for the frames that are being stored just now: they come next."""
+        coming: dict[Lane, list[int]] = {}
+        for lane, frame_no in frames:
+            coming.setdefault(lane, []).append(frame_no)
+        now_s = int(time.time())
+        columns = sorted({*LOOKED_AT, *COLUMNS})
+        boots = await self._patience.persist("starts of doors", self._store.boots, now_s - self._looks_back_s)
+        rows, first_s = await self._patience.persist(
+            "recent calls", self._store.recent, columns, partition, now_s - RECENT_S, RECENT_RECORDS
+        )
+        older = await self._patience.persist("open calls", self._store.open_calls, partition, now_s - OPEN_S, first_s)
+
+        def take() -> None:
+            self._stitcher.know(boots)
+            if older.num_rows:
+                self._aggregator.rebuild(older)
+            if rows.num_rows:
+                stored = ~of_frames(rows, {lane: Exactly(numbers) for lane, numbers in coming.items()})
+                before = rows.filter(pa.array(stored))
+                self._aggregator.rebuild(before)
+                reading.stitched.append(self._stitcher.rebuild(before, _now_us()))
+
+        await self._in_thread(take)
+        log.info("partition %d: %d records and %d of open calls are taken in again", partition, rows.num_rows, older.num_rows)
+
+    async def _read_again(self, rows: Sequence[FrameRow], reading: Reading) -> None:
+        """Sum up stored frames as they were summed up first: with what was known of their calls before, and not since."""
+        table = await self._in_thread(lambda: insert_table(rows, 0))
+        calls = await self._in_thread(lambda: _first_seqs(table))
+        earlier = None
+        if calls:
+            earlier = await self._patience.persist("earlier records", self._store.earlier, list(calls))
+
+        def take() -> None:
+            aggregator = Aggregator()
+            if earlier is not None:
+                aggregator.rebuild(earlier.filter(pa.array(_before(earlier, calls))))
+            frames = [(row.head.lane, row.head.frame_no) for row in rows]
+            reading.sums.append((frames, aggregator.rebuild(table)))
+
+        await self._in_thread(take)
+        metrics.UNHEARD.inc(len(rows))
+
+    async def _keep(self, stitched: Sequence[Stitched]) -> None:
+        for one in stitched:
+            if one.traces.num_rows or one.edges.num_rows:
+                # a crash behind this: they are stored; the same rows again replace them
+                await self._patience.persist("traces", self._store.keep_traces, one.traces, one.edges)
+
+    async def _send(self, reading: Reading, found: Sequence[Finding]) -> None:
+        messages = await self._in_thread(lambda: self._messages(reading, found))
+        if messages:
+            await self._carrier.carry(messages, self._patience.closing)
+
+    def _messages(self, reading: Reading, found: Sequence[Finding]) -> list[tuple[int, bytes]]:
+        owners: dict[int, list[dict[str, Any]]] = {}
+        for finding in found:
+            row = finding_row(finding, self._slot)
+            owners.setdefault(subject_partition(finding.agent, self._partitions), []).append(row)
+        findings = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
+        messages: list[tuple[int, bytes]] = []
+        for frames, sums in reading.sums:
+            rows = {subject: sums.of(subject) for subject in SUBJECTS}
+            messages += make_parcels(frames, rows, {}, self._partitions, self._slot, self._sign)
+        if findings:
+            messages += make_parcels([], {}, findings, self._partitions, self._slot, self._sign)
+        return messages
+
+    def _count(self) -> None:
+        metrics.OPEN.set(self._aggregator.entries)
+        metrics.OPEN_EVICTED.set(self._aggregator.evicted)
+        metrics.TRACES.set(self._stitcher.traces)
+        metrics.TRACES_EVICTED.set(self._stitcher.evicted)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _first_seqs(table: pa.Table) -> dict[tuple[int, int], int]:
+    """Of each call whose decision is not among these records, the number of its first one that is."""
+    kind, boot, call_seq, seq = (table.column(name).to_numpy() for name in ("kind", "boot", "call_seq", "seq"))
+    first: dict[tuple[int, int], int] = {}
+    decided = set(zip(*(column[kind == Kind.DECISION].tolist() for column in (boot, call_seq)), strict=True))
+    ends = np.isin(kind, (Kind.PROGRESS, Kind.EFFECT, Kind.LOST))
+    for one, two, number in zip(*(column[ends].tolist() for column in (boot, call_seq, seq)), strict=True):
+        if (one, two) not in decided:
+            first[one, two] = min(number, first.get((one, two), number))
+    return first
+
+
+def _before(table: pa.Table, first: dict[tuple[int, int], int]) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    calls = zip(*(table.column(name).to_pylist() for name in ("boot", "call_seq", "seq")), strict=True)
+    return np.array([seq < first[boot, call_seq] for boot, call_seq, seq in calls], bool)
