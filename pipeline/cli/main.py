@@ -12,6 +12,7 @@ from pipeline.cli import (
     agent,
     audit,
     calls,
+    chain,
     deadletter,
     enrol,
     exceptions,
@@ -39,8 +40,8 @@ from schemas.errors import WardlineError
 from schemas.process import leave_with_parent
 
 MODULES: Final = (
-    up, demo, status, run, replay, calls, explain, inventory, top, findings, finding, exceptions, respond, sql, policy, agent,
-    revoke, pause, enrol, keys, audit, deadletter, processes,
+    up, demo, status, run, replay, calls, chain, explain, inventory, top, findings, finding, exceptions, respond, sql, policy,
+    agent, revoke, pause, enrol, keys, audit, deadletter, processes,
 )  # fmt: skip
 """In the order of `wardline --help`."""
 
