@@ -137,7 +137,7 @@ class Sequences:
             one.rows += len(at)
             state.rows += len(at)
             seen = [first_us, last_us, int(boot[low]), int(seq[low]), int(calls[at].sum())]
-            if self._note(one, tools[which], seen):
+            if self._note(one, tools[which], seen) or one.said is not None:
                 touched.setdefault(name, set()).add(tasks[what])
         said = []
         for name in sorted(touched.keys() | earlier):
