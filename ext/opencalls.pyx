@@ -108,14 +108,15 @@ cdef class OpenCalls:
         self.entries -= 1
 
     def decided(self, const uint64_t[::1] boot, const uint64_t[::1] seq, const int32_t[::1] place, const int64_t[::1] time,
-                uint64_t[::1] bytes_out, uint64_t[::1] bytes_in, uint8_t[::1] denied):
-        """Keep the decisions that let a call out; the others (`denied`) are over. Changes the last three in place where the end
-        of a call came before its decision: its bytes, and whether it took the verdict back."""
+                const uint64_t[::1] bytes_out, const uint64_t[::1] bytes_in, const uint8_t[::1] denied,
+                uint64_t[::1] more_out, uint64_t[::1] more_in, uint8_t[::1] back):
+        """Keep the decisions that let a call out; the others (`denied`) are over. Fills in the last three where an end came
+        before its decision: the bytes on top of the decision's own, and whether it took the verdict back."""
         cdef Py_ssize_t row, rows = boot.shape[0]
         cdef int32_t at
         cdef Open* one
-        assert seq.shape[0] == place.shape[0] == time.shape[0] == rows
-        assert bytes_out.shape[0] == bytes_in.shape[0] == denied.shape[0] == rows
+        assert seq.shape[0] == place.shape[0] == time.shape[0] == bytes_out.shape[0] == bytes_in.shape[0] == rows
+        assert denied.shape[0] == more_out.shape[0] == more_in.shape[0] == back.shape[0] == rows
         with nogil:
             for row in range(rows):
                 if denied[row]:
@@ -126,12 +127,13 @@ cdef class OpenCalls:
                 one = &self._slots[at]
                 if one.place >= 0:
                     continue  # the same decision again: it is kept as it was
-                bytes_out[row] = one.bytes_out = max(one.bytes_out, bytes_out[row])
-                bytes_in[row] = one.bytes_in = max(one.bytes_in, bytes_in[row])
-                denied[row] = one.back
+                more_out[row] = one.bytes_out - min(one.bytes_out, bytes_out[row])
+                more_in[row] = one.bytes_in - min(one.bytes_in, bytes_in[row])
+                back[row] = one.back
                 if one.over:
                     self.drop(at)
                 else:
+                    one.bytes_out, one.bytes_in = bytes_out[row] + more_out[row], bytes_in[row] + more_in[row]
                     one.place, one.time = place[row], time[row]
 
     def ended(self, const uint64_t[::1] boot, const uint64_t[::1] seq, uint64_t[::1] bytes_out, uint64_t[::1] bytes_in,

@@ -155,8 +155,8 @@ LEAK_PAIRS_MAX: Final = 65_536
 LEAK_ITEMS_MAX: Final = 524_288
 LEAK_NAMES_MAX: Final = 1024
 LEAK_QUERIES_MAX: Final = 256
-"""What the leak meter keeps: pairs of agent and domain, their distinct names and queries in all, and those of one pair. Reaching
-the first two: the pair used least lately makes room, counted; the last two: the names or queries of the fewest bits."""
+"""What the leak meter keeps: pairs of agent and domain, their distinct names and queries in all, and those of one pair.
+Reaching the first two: the pair used least lately makes room, counted; the last two: the names or queries of the fewest bits."""
 
 FIRST_SEEN_PAIRS_MAX: Final = 65_536
 """Pairs of domain and agent whose days are kept. Reaching it: the domain used least lately makes room, counted."""
