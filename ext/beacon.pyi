@@ -48,6 +48,7 @@ class PairDay:
     def judge(self, least: float) -> tuple[float, float, float, float, float, float, int, int, int] | None:
         """(score, intervals, sizes, lasting, even, answers, seconds with the commonest answer, seconds, when).
 
+        `sizes` is -1 where no call has one (nobody recorded them): the score is the mean of the other three then.
         `answers` is the least share of the commonest answer (`wilson`). `when` is the second from which on the day was so even
         and so long that score times answers is at least `least`; -1 where it is not. None where there is no score: fewer than
         four seconds, or as many calls as the day has seconds.

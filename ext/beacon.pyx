@@ -156,9 +156,16 @@ cdef double _regular_of(values, double default) except -1:
         free(room)
 
 
+cdef double _mean(double intervals, double sizes, double lasting, double even) noexcept nogil:
+    """Of the four, or of three where sizes are unknown."""
+    if sizes < 0:
+        return _rounded((intervals + lasting + even) / 3)
+    return _rounded((intervals + sizes + lasting + even) / 4)
+
+
 cdef tuple _score(double intervals, double sizes, const uint32_t* bins, double share):
     cdef double lasting = _lasting(bins, share), even = _even(bins)
-    return _rounded((intervals + sizes + lasting + even) / 4), intervals, sizes, lasting, even
+    return _mean(intervals, sizes, lasting, even), intervals, sizes, lasting, even
 
 
 cdef class PairDay:
@@ -240,7 +247,7 @@ cdef class PairDay:
     def judge(self, double least):
         cdef double values[SECONDS_MAX]
         cdef double spare[SECONDS_MAX]
-        cdef double intervals, sizes, answers
+        cdef double intervals, sizes, answers, sent = 0
         cdef int i, count = 0, same = 0, run = 0
         cdef int64_t before = -1
         for i in range(self._count):
@@ -266,15 +273,16 @@ cdef class PairDay:
         for i in range(self._count):
             if self._seconds[i].calls:
                 values[count] = <double>self._seconds[i].sent / self._seconds[i].calls
+                sent = max(sent, values[count])
                 count += 1
-        sizes = _regular(values, count, 0, spare)
+        sizes = _regular(values, count, 0, spare) if sent > 0 else -1
         found = _score(intervals, sizes, self._bins, (self.last - self.first) / <double>DAY_S)
         crossed = -1
         if least <= 1 and found[0] * answers >= least:
-            crossed = self._crossed(intervals + sizes, answers, least)
+            crossed = self._crossed(intervals, sizes, answers, least)
         return (*found, answers, same, count, crossed)
 
-    cdef int64_t _crossed(self, double fixed, double answers, double least):
+    cdef int64_t _crossed(self, double intervals, double sizes, double answers, double least):
         """When the day had become even and long enough, for intervals and sizes as they are."""
         cdef uint32_t bins[BINS]
         cdef int hour, i, at
@@ -286,7 +294,7 @@ cdef class PairDay:
                 continue
             until = min(self.last, (hour + 1) * BIN_S - 1)
             bins[hour] = self._bins[hour]
-            if not self._enough(bins, until, fixed, answers, least):
+            if not self._enough(bins, until, intervals, sizes, answers, least):
                 continue
             if self.full and <int>self._seconds[0].at > hour * BIN_S:
                 return until  # the calls of this hour are no longer all there
@@ -294,14 +302,16 @@ cdef class PairDay:
             for at in range(self._count):
                 if <int>(self._seconds[at].at // BIN_S) == hour and self._seconds[at].calls:
                     bins[hour] += self._seconds[at].calls
-                    if self._enough(bins, self._seconds[at].at, fixed, answers, least):
+                    if self._enough(bins, self._seconds[at].at, intervals, sizes, answers, least):
                         return self._seconds[at].at
             return until
         return self.last
 
-    cdef bint _enough(self, const uint32_t* bins, int64_t until, double fixed, double answers, double least) noexcept:
+    cdef bint _enough(
+        self, const uint32_t* bins, int64_t until, double intervals, double sizes, double answers, double least
+    ) noexcept:
         cdef double share = (until - self.first) / <double>DAY_S
-        return _rounded((fixed + _lasting(bins, share) + _even(bins)) / 4) * answers >= least
+        return _mean(intervals, sizes, _lasting(bins, share), _even(bins)) * answers >= least
 
 
 def fill(list days not None, const int64_t[::1] which not None, const int64_t[::1] second not None,

@@ -42,6 +42,12 @@ def test_its_score_follows_from_its_evidence() -> None:
         assert finding.score == pytest.approx(POINTS * (sum(parts) / 4 * answers + weight), abs=0.05)
 
 
+def test_calls_whose_sizes_nobody_recorded_are_judged_by_the_rest() -> None:
+    (finding,) = standing(words(Beacons(), [one | {"bytes_out": 0, "bytes_in": 0} for one in polls()])).values()
+    assert [term.name for term in finding.terms] == ["intervals", "lasting", "even", "answers"]
+    assert finding.score == pytest.approx(POINTS * beacons.wilson(288, 288), abs=0.05)
+
+
 def test_alone_it_is_never_more_than_medium() -> None:
     """What is rare in a fleet of a hundred weighs more, and still less than what a rule acts on."""
     crowd = [row(n, f"b{n}", host="common.example") for n in range(100)]

@@ -9,9 +9,10 @@ score counts by how sure it is that a call was such an idle one:
     score   = RITA x answers + prevalence
 
 n equal answers of n are an `answers` of n / (n + 3.84): the few calls of a short list prove less than the many of a day, which
-is what the connection threshold of earlier versions of RITA was for. Sizes are those on the wire, heads included. `prevalence`
-is RITA's: +0.15 where at most 2 % of the agents of that day speak to the host, -0.15 where at least half of them do; of fewer
-than ten agents it says nothing. It is a weight and no gate, since an infected package speaks from everywhere.
+is what the connection threshold of earlier versions of RITA was for. Where no call of the day has a size, since nobody recorded
+them, RITA is the mean of its other three parts. `prevalence` is RITA's: +0.15 where at most 2 % of the agents of that day speak
+to the host, -0.15 where at least half of them do; of fewer than ten agents it says nothing. It is a weight and no gate, since
+an infected package speaks from everywhere.
 
 There is a finding at 0.8, and only where the agent first spoke to the host within the seven days before. It has 60 points for
 1.0 and so never more than 69, below what rules act on: that something is regular proves nothing. TA0011.
@@ -230,7 +231,11 @@ def _finding(
         ("lasting", lasting, "how much of the day it lasts"),
         ("even", even, "how evenly the hours of the day are filled"),
     )
-    terms = [Term(name=name, value=round(value, 6), points=round(POINTS * value / 4, 3), why=why) for name, value, why in parts]
+    known = [part for part in parts if part[1] >= 0]
+    terms = [
+        Term(name=name, value=round(value, 6), points=round(POINTS * value / len(known), 3), why=why)
+        for name, value, why in known
+    ]  # fmt: skip
     terms.append(
         Term(name="answers", value=round(answers, 6), points=round(-POINTS * score * (1 - answers), 3),
              why=f"{same} of {count} answers have one size: a share of at least {answers:.3f}, by which the rest counts")
