@@ -23,6 +23,7 @@
     secrets/agents/NAME.secret  the credential of an agent, where `agent add --keep` has put it for `wardline run`
     hosts/NAME/feed.json        the last epoch and heartbeat that this host accepted, and the keys it then knew
     faust/SLOT/registry.json    the hosts that this worker knows, and how far it has heard control
+    siem/NAME.json              how far each sink of security events is
     store/                      the embedded store's data         replay/DIGEST.json    the last run of a replayed file
 """
 
@@ -70,6 +71,11 @@ class Home:
     def hosts(self) -> Path:
         """One folder per enforcer host."""
         return self.root / "hosts"
+
+    @property
+    def siem(self) -> Path:
+        """One file per sink of security events: how far it is."""
+        return self.root / "siem"
 
     def host(self, name: str) -> Path:
         """The state of one enforcer host."""

@@ -1,9 +1,9 @@
 """The command line, in the order that a first hour meets it.
 
 `main` is the parser and the last place where an error becomes one line; `common` finds the home and the configuration;
-`processes` runs each process alone, `up` all of them under `supervise`; `status` says how they are; `replay` feeds recorded
-calls through a host that `replayhost` starts and its `replaydoors`, and `replayview` shows how far it is; `policy` checks
-policy files, and says which are in force.
+`processes` runs each process alone (`siem` the one that feeds the SIEM), `up` all of them under `supervise`; `status` says
+how they are; `replay` feeds recorded calls through a host that `replayhost` starts and its `replaydoors`, and `replayview`
+shows how far it is; `policy` checks policy files, and says which are in force.
 
 What was recorded is asked for through `asking`: `calls` lists calls, and by `arrivals` follows them as they come; `chain`
 draws the operation that one belongs to, by `chainview` or as the page of `chainpage`; `explain` says what one means, in the

@@ -28,6 +28,7 @@ from pipeline.cli import (
     respond,
     revoke,
     run,
+    siem,
     sql,
     status,
     top,
@@ -41,7 +42,7 @@ from schemas.process import leave_with_parent
 
 MODULES: Final = (
     up, demo, status, run, replay, calls, chain, explain, inventory, top, findings, finding, exceptions, respond, sql, policy,
-    agent, revoke, pause, enrol, keys, audit, deadletter, processes,
+    agent, revoke, pause, enrol, keys, audit, deadletter, processes, siem,
 )  # fmt: skip
 """In the order of `wardline --help`."""
 

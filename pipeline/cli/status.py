@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.common import Commands, config_of, home_of, shown_size
+from pipeline.cli.common import Commands, clock, config_of, home_of, shown_size
 from pipeline.shells.controlclient import Control
 from schemas.config import Config
 from schemas.errors import WardlineError
@@ -58,6 +58,7 @@ class Status:
     lag: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     disk: dict[str, int] = field(default_factory=dict)
     deadletters: int | None = None
+    siem: list[dict[str, Any]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -126,7 +127,8 @@ def _expected(home: Home, config: Config) -> list[str]:
         if not any(name.startswith(f"{kind}-") for name in names):
             names.append(f"{kind}-1")
     ends = (["broker"] if embedded_broker(config) else []) + ([] if config.clickhouse.url else ["store"])
-    return [*ends, "control", *sorted(names, key=_order)]
+    siem = ["siem"] if home.run_file("siem").exists() else []
+    return [*ends, "control", *siem, *sorted(names, key=_order)]
 
 
 def _enrolled(home: Home) -> list[str]:
@@ -151,7 +153,7 @@ def _run_files(home: Home) -> list[Path]:
 
 def _order(name: str) -> tuple[int, str, int]:
     kind, _, number = name.partition("-")
-    kinds = ("up", "broker", "store", "control", "work", "enforce", "door", "replay")
+    kinds = ("up", "broker", "store", "control", "siem", "work", "enforce", "door", "replay")
     return kinds.index(kind) if kind in kinds else len(kinds), kind, int(number) if number.isdigit() else 0
 
 
@@ -229,6 +231,9 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
     if why := (feed := _feed(said)).get("why"):
         found.blocked.append(f"{name}: {feed['state'] + ': ' if 'state' in feed else ''}{why}")
     found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
+    if name == "siem":
+        found.siem = list(said.get("sinks") or ())
+        found.blocked += [f"siem: {sink['name']}: {sink['waits_for']}" for sink in found.siem if sink["waits_for"]]
 
 
 def _bytes(files: Iterable[Path]) -> int:
@@ -342,6 +347,7 @@ def render(found: Status) -> str:
         f"store {shown_size(disk['store_bytes'])}",
         f"  dead letters  {letters}",
     ]
+    lines += [f"  siem          {_sink_line(sink)}" for sink in found.siem]
     lines += [f"  BLOCKED       {line}" for line in found.blocked]
     lines += [f"  WARNING       {line}" for line in found.warnings]
     return "\n".join(lines)
@@ -353,6 +359,15 @@ def _load(process: dict[str, Any]) -> str:
         return ""
     tunnels = process.get("tunnels")
     return f"{process['calls']:,} calls" + ("" if tunnels is None else f", {tunnels:,} tunnels open")
+
+
+def _sink_line(sink: dict[str, Any]) -> str:
+    """A sink of security events: how far it is, and what went wrong last."""
+    behind = f"{sink['lag_s']:,.0f} s behind" if sink["lag_s"] >= 1 else "up to date"
+    line = f"{sink['name']} ({sink['where']}): {sink['sent']:,} sent, {behind}"
+    if sink["last_error"] and not sink["waits_for"]:
+        line += f"; last error at {clock(sink['last_error_s'])}: {sink['last_error']}"
+    return line
 
 
 def _control_line(control: dict[str, Any]) -> str:

@@ -126,6 +126,9 @@ def plan(home: Home, config: Config, args: argparse.Namespace) -> list[Child]:
         command = ["enforce", *where, *kafka, "--slot", str(n), "--egress-port", str(egress_port(config, name) if base else 0)]
         command += [] if args.doors is None else ["--doors", str(args.doors)]
         children.append(Child(name, command, 3, HOST_STOP_S + config.egress.stop_ms / 1000))
+    if config.siem:
+        # started beside control and stopped behind the workers, so that what they noticed last is sent too
+        children.append(Child("siem", ["siem", *where, *kafka, *clickhouse], 1, SERVER_STOP_S))
     if base + len(children) > 65535:
         raise OperatorFault(f"--port-base {base}: leaves no {len(children)} ports behind it, highest port is 65535")
     for number, child in enumerate(children, 1):

@@ -10,5 +10,5 @@ what is live. `respond` says what rules make of findings: whom to revoke, and wh
 `stitch` says which call caused which, and for whom; `detect` is what is noticed in the calls. `parcel` is the message that
 takes a batch's sums to whoever looks at them, and `seen` which frames he has taken.
 
-`ocsf` spells what a SIEM is told.
+`ocsf` spells what a SIEM is told, and `siem` says what is due.
 """

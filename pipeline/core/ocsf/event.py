@@ -9,6 +9,7 @@ event stays below EVENT_BYTES_MAX, so that no agent can make an event as large a
 
 import contextlib
 import hashlib
+import ipaddress
 import json
 import math
 import re
@@ -54,8 +55,8 @@ _CATEGORIES: Final[Mapping[int, tuple[str, str]]] = {
 }  # fmt: skip
 """Class uid -> its caption and its category's."""
 
-_HOSTNAME: Final = re.compile(r"(?=.{1,253}$)(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
-_IP: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|(?=[^:]*:[^:]*:)[0-9a-fA-F:.]{2,39}")
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME: Final = re.compile(rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*{_LABEL}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +163,22 @@ def actor_of(agent: str, credential: str = "", session: str = "") -> dict[str, A
     return actor
 
 
+def is_ip(text: str) -> bool:
+    """Whether a text is an address, without a zone."""
+    try:
+        return ipaddress.ip_address(text) is not None and "%" not in text
+    except ValueError:
+        return False
+
+
 def endpoint(host: str, *, port: int = 0, address: str = "", domain: str = "") -> dict[str, Any]:
     """A network endpoint, with those attributes whose form the texts have."""
     found: dict[str, Any] = {}
-    if _IP.fullmatch(host):
+    if is_ip(host):
         found["ip"] = host
     elif host:
         found["hostname" if _HOSTNAME.fullmatch(host) else "name"] = cut(host)
-    if address and _IP.fullmatch(address):
+    if is_ip(address):
         found["ip"] = address
     if found and port:
         found["port"] = port
@@ -180,7 +189,7 @@ def endpoint(host: str, *, port: int = 0, address: str = "", domain: str = "") -
 
 def source_of(client: str, enforcer: str, door: str) -> dict[str, Any]:
     """Where a call came from: the address of the caller's connection, or the enforcer that it was on."""
-    found = endpoint(client) if _IP.fullmatch(client) else {}
+    found = endpoint(client) if is_ip(client) else {}
     return found | {"name": cut(f"{enforcer}/{door}" if door else enforcer or "unknown")}
 
 
@@ -233,7 +242,7 @@ def _without(*path: str) -> Step:
 
 
 def _shorter(value: Any) -> Any:
-    """The same with no text longer than SHORT_BYTES as JSON: a host's name keeps its form, an id that is ours its whole length."""
+    """The same with no text longer than SHORT_BYTES as JSON: a host's name keeps its form, an id of ours its whole length."""
     if isinstance(value, str):
         while len(json.dumps(value)) - 2 > SHORT_BYTES:
             value = cut(value, max(8, min(SHORT_BYTES, len(value) * 2 // 3)))

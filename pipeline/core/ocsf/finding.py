@@ -58,13 +58,16 @@ _TACTIC_NAMES: Final[Mapping[str, str]] = {
 _RISK_LEVELS: Final[Mapping[str, int]] = {"low": 1, "medium": 2, "high": 3, "critical": 4}
 
 
-def finding_alert(row: Mapping[str, Any], *, told: bool, speaks: Dialect, why: str = "") -> Alert:
-    """One version of a finding. `told`: a version of it was sent before; `why` is an operator's reason for calling it false."""
+def finding_alert(row: Mapping[str, Any], *, told: bool, speaks: Dialect, why: str = "", because: str = "") -> Alert:
+    """One version of a finding. `told`: a version of it was sent before; `why` is an operator's reason for calling it false.
+
+    `because` names what else than a new version makes it worth an event: the entry of an exception, made or ended.
+    """
     state = row["state"]
     activity, status = {
         "withdrawn": (CLOSE, RESOLVED), "false": (CLOSE, SUPPRESSED)
     }.get(state, (UPDATE, IN_PROGRESS) if told else (CREATE, NEW))  # fmt: skip
-    uid = uid_of("finding", row["id"], row["version"], state)
+    uid = uid_of("finding", row["id"], row["version"], state, *([because] if because else []))
     event = _event(row, activity, status, uid=uid, speaks=speaks, message=row["title"])
     if state != "open":
         event["status_detail"] = cut(f"{state}: {why}" if why else state)
