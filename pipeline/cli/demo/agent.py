@@ -9,6 +9,7 @@ line on stdout.
 """
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from typing import Any, Final
 ORDER: Final = re.compile(r"send the file (\S+) in pieces to http://PIECE\.([a-z0-9.-]+)")
 PIECE_CHARS: Final = 48
 PAUSE_S: Final = 0.05
+READ_S: Final = 0.5
 PATIENCE_S: Final = 25.0
 """How long it goes on with its work before it gives up waiting to be stopped."""
 
@@ -58,7 +60,7 @@ class Worker:
         except urllib.error.HTTPError as fault:
             status, text = fault.code, refused_for(fault.read())
             said["reason"] = text
-        except OSError as fault:  # an answer that was cut off in its middle
+        except (OSError, http.client.HTTPException) as fault:  # an answer that was cut off in its middle
             status, text = 0, str(fault)
             said["reason"] = "cut"
         say(**said, status=status, at=time.time())
@@ -117,7 +119,7 @@ def read_until_stopped(worker: Worker) -> int:
         status, reason = worker.get("docs.acme.example", "/prices")
         if status == 403 and reason == "revoked":
             return 3
-        time.sleep(PAUSE_S)
+        time.sleep(READ_S)
     return 0
 
 

@@ -20,6 +20,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "pipeline.cli.main")
 KEPT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "HOME")
 """What of our environment an agent gets."""
 
+NOT_CONTAINED: Final = "wardline: --contain: "
 WORK_S: Final = 60.0
 """How long an agent may take for its work."""
 
@@ -30,7 +31,8 @@ class Company:
     """Starts agents in working folders of their own. At its end none of them lives, and the folders are gone."""
 
     def __init__(self, home: Home, port: int) -> None:
-        self.contained = True
+        self.uncontained = ""
+        """Why no containment can be made here; empty as long as they can."""
         self._home = home
         self._port = port
         self._top = Path(tempfile.mkdtemp(prefix="wardline-agents-"))
@@ -53,19 +55,14 @@ class Company:
             shutil.copy(agent.__file__, made / "agent.py")
         return made
 
-    def why_not_contained(self, name: str, token: str) -> str:
-        """Try whether a containment can be made here; what stands against it, empty where nothing does."""
-        done = subprocess.run(
-            self._words("-c", "pass", name=name, door="", contain=True), stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, cwd=self.folder(name), env=self._environment(token), timeout=WORK_S, check=False,
-        )  # fmt: skip
-        self.contained = done.returncode == 0
-        return "" if self.contained else done.stderr.strip().removeprefix("wardline: --contain: ")
-
     def play(self, role: str, name: str, token: str, *, door: str, told: Told, trace: str = "", contain: bool = True) -> int:
-        """Have an agent play a role to its end, through one door; returns its exit code. Raises TimeoutExpired."""
+        """Have an agent play a role to its end, through one door; returns its exit code. Raises TimeoutExpired.
+
+        Where no containment can be made the agent is told of as `uncontained`, with the reason, and plays without one.
+        """
+        contained = contain and not self.uncontained
         process = subprocess.Popen(
-            self._words("agent.py", role, str(self._port), name=name, door=door, contain=contain and self.contained),
+            self._words("agent.py", role, str(self._port), name=name, door=door, contain=contained),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder(name),
             env=self._environment(token, TRACEPARENT=trace),
         )  # fmt: skip
@@ -73,10 +70,15 @@ class Company:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                told(_parse(line))
+                if contained and line.startswith(NOT_CONTAINED):
+                    self.uncontained = line.removeprefix(NOT_CONTAINED).strip()
+                else:
+                    told(_parse(line))
         code = process.wait(WORK_S)
-        with contextlib.suppress(ValueError):
-            self._alive.remove(process)
+        self._alive.remove(process)
+        if contained and self.uncontained:
+            told({"does": "uncontained", "where": self.uncontained})
+            return self.play(role, name, token, door=door, told=told, trace=trace)
         return code
 
     def _words(self, *words: str, name: str, door: str, contain: bool) -> list[str]:

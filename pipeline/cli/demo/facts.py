@@ -18,20 +18,22 @@ SELECT id, detector, score, severity, title, time, stored FROM findings
 WHERE (agent = {agent:String} OR agent = '' AND position(subject, {agent:String}) > 0) AND state = 'open' ORDER BY stored
 """
 RESPONSE: Final = """
-SELECT r.finding AS finding, r.rule AS rule, r.selector AS selector, r.epoch AS epoch, f.time AS crossed, f.stored AS found
+SELECT r.finding AS finding, r.rule AS rule, r.selector AS selector, r.epoch AS epoch, f.time AS crossed
 FROM responses AS r INNER JOIN findings AS f ON f.id = r.finding
 WHERE r.rule = {rule:String} AND r.state = 'revoked' AND f.time >= {since:DateTime64(6, 'UTC')} ORDER BY r.time LIMIT 1
 """
+FOUND: Final = "SELECT min(stored) AS found FROM findings_stored WHERE id = {id:String}"
 REVOKED: Final = "SELECT since FROM revocations WHERE epoch = {epoch:UInt64}"
 OBEYED: Final = """
-SELECT host, door, min(applied) AS applied FROM acks WHERE epoch >= {epoch:UInt64} AND door != '' AND state = 'ready'
-GROUP BY host, door HAVING min(applied) >= {since:DateTime64(6, 'UTC')} ORDER BY applied
+SELECT host, door, min(applied) AS obeyed FROM acks WHERE epoch >= {epoch:UInt64} AND door != '' AND state = 'ready'
+GROUP BY host, door HAVING obeyed >= {since:DateTime64(6, 'UTC')} ORDER BY obeyed
 """
 REFUSED: Final = """
 SELECT min(recorded) AS first, count() AS calls FROM calls
 WHERE agent = {agent:String} AND reason = 'revoked' AND recorded >= {since:DateTime64(6, 'UTC')}
 """
 GAPS: Final = "SELECT count() AS gaps FROM gaps"
+GRADE: Final = "SELECT grade FROM traces WHERE trace_id = {trace:String} AND grade != 'provisional'"
 PIECES: Final = """
 SELECT count() AS calls, countIf(verdict = 'deny') AS denied, uniqExact(host) AS names
 FROM calls WHERE agent = {agent:String} AND domain = {domain:String}
@@ -51,7 +53,8 @@ class Closed:
     selector: str
     epoch: int
     crossed: datetime
-    found: datetime
+    found: datetime | None
+    """When it was first stored; None once the store has put a later version in its place."""
     revoked: datetime
     obeyed: tuple[tuple[str, datetime], ...]
     """Each door by its name, and when it began to obey."""
@@ -60,10 +63,17 @@ class Closed:
 
     def steps(self) -> list[tuple[str, float]]:
         """What happened, and how many milliseconds after the crossing call."""
-        said = [("the finding is in the store", self.found), (f"control has revoked {self.selector}", self.revoked)]
+        said = [("the finding is in the store", self.found)] if self.found is not None else []
+        said.append((f"control has revoked {brief(self.selector)}", self.revoked))
         said += [(f"{name} obeys", when) for name, when in self.obeyed]
         said += [("the first call is refused for it", self.refused)]
         return [(what, (when - self.crossed).total_seconds() * 1_000) for what, when in said]
+
+
+def brief(selector: str) -> str:
+    """A selector for a line: of a hash its first digits."""
+    kind, _, name = selector.partition(":")
+    return f"{kind}:{name[:12]}..." if len(name) == 64 else selector
 
 
 class Facts:
@@ -90,6 +100,12 @@ class Facts:
         found: dict[str, Any] = self.until(look, 20, f"{least} calls of {agent} to {domain} are stored")
         return found
 
+    def grade(self, trace: str, seconds: float) -> str:
+        """How a trace stands, once it has been quiet for long enough to say. Raises Missed."""
+        found: dict[str, str] = self.until(lambda: next(iter(self._asker.rows(GRADE, trace=trace)), None), seconds,
+                                           f"trace {trace} has settled")  # fmt: skip
+        return found["grade"]
+
     def closed(self, rule: str, agent: str, doors: int, since: datetime, seconds: float) -> Closed:
         """How a rule's first revocation since some time came about and was obeyed by so many doors. Raises Missed."""
         said = self.until(lambda: next(iter(self._asker.rows(RESPONSE, rule=rule, since=since)), None), seconds,
@@ -113,10 +129,11 @@ class Facts:
 
         last = self.until(refused, seconds, f"a call of {agent} is refused as revoked")
         labels = labels_of(self._home)
+        found = self._asker.rows(FOUND, id=said["finding"])[0]["found"]
         return Closed(
             finding=said["finding"], rule=said["rule"], selector=said["selector"], epoch=epoch, crossed=said["crossed"],
-            found=said["found"], revoked=at, refused=last["first"], refusals=int(last["calls"]),
-            obeyed=tuple((f"{labels.get(row['door'], row['door'])} of {row['host']}", row["applied"]) for row in acks),
+            found=found if found <= at else None, revoked=at, refused=last["first"], refusals=int(last["calls"]),
+            obeyed=tuple((f"{labels.get(row['door'], row['door'])} of {row['host']}", row["obeyed"]) for row in acks),
         )  # fmt: skip
 
     def _seen(self, agent: str) -> str:

@@ -23,13 +23,14 @@ from typing import Any, Final
 from pipeline.cli.asking import asking
 from pipeline.cli.common import called_as, shown_size
 from pipeline.cli.demo.cast import COMMAND, Company
-from pipeline.cli.demo.facts import Closed, Facts, Missed
+from pipeline.cli.demo.facts import Closed, Facts, Missed, brief
 from pipeline.cli.demo.show import BOLD, DIM, GREEN, RED, YELLOW, Show
 from pipeline.cli.demo.site import Site
 from pipeline.cli.demo.stage import ISSUER, OWNER, PARTNER, ROOT, Stage
 from pipeline.cli.doors import living_doors
 from schemas.config import load_config
 from schemas.home import Home
+from schemas.limits import TRACE_SETTLE_S
 from schemas.process import last_line, private_dir, read_run_file
 
 ENFORCERS: Final = 2
@@ -42,7 +43,7 @@ COMMAND_S: Final = 60.0
 SHOWN_PIECES: Final = 3
 
 SECRET_FILE: Final = "customers.csv"
-SECRET_LINES: Final = 24
+SECRET_LINES: Final = 16
 STOPPED: Final = 3
 """Exit code of an agent of ours that was refused as revoked."""
 
@@ -133,12 +134,6 @@ class Play:
             calls = self._stage.write_history(file, self._site.port)
             self._command("replay", str(file))
         show.step("operator", "replays two weeks of ordinary work", f"{calls} calls stored", GREEN)
-        why = self._company.why_not_contained(cast.assistant, self._token)
-        if why:
-            show.step("wardline", "run --contain is not possible here:", "without it", YELLOW)
-            show.line(f"          {why}")
-        else:
-            show.step("wardline", "run --contain: agents have no other way out than a door", "holds", GREEN)
 
     # -- work and poison -----------------------------------------------------------------------------------------------
 
@@ -186,6 +181,9 @@ class Play:
                 self._trace = self._trace or str(said["trace"])
             elif does == "obeys":
                 show.step(who, str(said["order"]), "believes it", RED)
+            elif does == "uncontained":
+                show.step("wardline", "run --contain is not possible here: it goes on without", "uncontained", YELLOW)
+                show.line(f"          {where}")
             elif does == "complains":
                 show.step(who, where)
             else:
@@ -219,7 +217,7 @@ class Play:
 
     def _tell(self, closed: Closed) -> None:
         ms = closed.steps()[-1][1]
-        self._show.step(f"rule {closed.rule}", f"revokes {closed.selector}", f"refused {ms:,.0f} ms after", GREEN)
+        self._show.step(f"rule {closed.rule}", f"revokes {brief(closed.selector)}", f"refused {ms:,.0f} ms after", GREEN)
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
@@ -227,6 +225,11 @@ class Play:
         """What anybody can ask, from the store."""
         show, cast = self._show, self._stage.cast
         show.heading("what is in ClickHouse")
+        show.step("stitcher", f"waits until the first trace was quiet for {TRACE_SETTLE_S} s")
+        grade = self._facts.grade(self._trace, 2 * TRACE_SETTLE_S)
+        show.step("stitcher", f"trace {self._trace}", grade, GREEN if grade == "complete" else RED)
+        if grade != "complete":
+            raise Missed(f"trace {self._trace} is {grade}: its calls are not one chain")
         self._shown("chain", self._trace)
         for agent in cast.agents:
             self._shown("findings", "--agent", agent)
@@ -259,12 +262,13 @@ class Play:
         return done.stdout
 
     def _goodbye(self) -> None:
-        show, own, where = self._show, called_as(), f" --home {shlex.quote(str(self._home.root))}"
-        show.line(f"\n{show.in_(GREEN, 'everything happened')} in {show.seconds:.0f} s; the home is kept. To ask it again:")
+        show, own, where = self._show, called_as(), shlex.quote(str(self._home.root))
+        show.line(f"\n{show.in_(GREEN, 'everything happened')} in {show.seconds:.0f} s; the home is kept, to be asked again:\n")
         ask = [
-            f"{own} up{where} --port-base 0", f"{own} findings{where}", f"{own} chain{where} {self._trace}",
-            f"{own} sql{where} \"SELECT rule, selector, state, epoch, time FROM responses\"",
-            f"{own} sql{where} \"SELECT time, agent, client, host, verdict, reason FROM calls ORDER BY time DESC LIMIT 20\"",
+            f"export WARDLINE_HOME={where}", f"{own} up --port-base 0 &", f"{own} status --wait 60", f"{own} findings",
+            f"{own} chain {self._trace}", f"{own} chain {self._trace} --html chain.html",
+            f"{own} sql \"SELECT rule, selector, state, epoch, time FROM responses\"",
+            f"{own} sql \"SELECT time, agent, client, host, verdict, reason FROM calls ORDER BY time DESC LIMIT 20\"",
         ]  # fmt: skip
         show.line("\n".join(f"  {line}" for line in ask))
-        show.line(show.in_(DIM, f"  rm -r {shlex.quote(str(self._home.root))}     # when you have seen enough"))
+        show.line(show.in_(DIM, f"  rm -r {where}     # when you have seen enough"))

@@ -8,8 +8,9 @@ from typing import Final, TextIO
 
 from pipeline.cli.common import printable
 
-WIDE: Final = 100
 WHERE_CHARS: Final = 56
+LINES_MAX: Final = 60
+TAIL_LINES: Final = 12
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
@@ -47,8 +48,12 @@ class Show:
         self.line(f"{self.in_(DIM, f'{self.seconds:6.1f} s')}  {who:12}  {cut:{WHERE_CHARS}}  {shown}".rstrip())
 
     def command(self, words: str, said: str) -> None:
-        """A command of ours, and what it said."""
-        self.line(f"\n{self.in_(DIM, '$')} {self.in_(BOLD, words)}\n{said.rstrip()}")
+        """A command of ours, and what it said; of much its beginning and its end."""
+        lines = said.rstrip().splitlines()
+        if len(lines) > LINES_MAX:
+            left_out = len(lines) - LINES_MAX
+            lines[LINES_MAX - TAIL_LINES : -TAIL_LINES] = [self.in_(DIM, f"... {left_out} lines more ...")]
+        self.line("\n".join([f"\n{self.in_(DIM, '$')} {self.in_(BOLD, words)}", *lines]))
 
     def in_(self, style: str, text: str) -> str:
         """Coloured, on a terminal."""

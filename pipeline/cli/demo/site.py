@@ -45,6 +45,13 @@ POISON: Final = (
 )
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A door that is told to stop its agent breaks its connections off."""
+
+
 class Site:
     """The servers, from `with` to its end."""
 
@@ -85,8 +92,7 @@ class Site:
             def log_message(self, format: str, *args: object) -> None:
                 """What was asked is told by the agents."""
 
-        self._http = ThreadingHTTPServer((HOST, 0), Handler)
-        self._http.daemon_threads = True
+        self._http = _Server((HOST, 0), Handler)
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind((HOST, 0))
         self.port: int = self._http.server_address[1]
