@@ -154,14 +154,9 @@ def every_row(tables: list[Aggregates]) -> Counter[Any]:
     return Counter(tuple(row.values()) for made in tables for row in plain(made.agents))
 
 
-calls = st.lists(
-    st.tuples(
-        st.sampled_from("ab"), st.integers(0, 2), st.booleans(), st.sampled_from(["", "c"]), st.integers(0, 50),
-        st.integers(0, 3),
-    ),  # fmt: skip
-    min_size=1,
-    max_size=8,
-)
+texts = st.sampled_from(["", "c"])
+call = st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans(), texts, st.integers(0, 50), st.integers(0, 3))
+calls = st.lists(call, min_size=1, max_size=8)
 
 
 @settings(max_examples=15, deadline=None)

@@ -224,6 +224,8 @@ class _Meters:
     slow: NDArray[np.float64]
     fast: NDArray[np.float64]
     sums: NDArray[np.float64]
+    full: bool
+    """Whether smaller names or queries may have made room."""
 
     @classmethod
     def of(cls, units: Units, slot: int) -> "_Meters":
@@ -233,15 +235,12 @@ class _Meters:
         refused_query = (kind == _QUERY) & (refused[order] > 0)
         counted = (kind == _NAME) | refused_query
         raised = np.where(counted, bits, 0.0)
+        names = int((kind == _NAME).sum())
         return cls(
             calls=calls, time=time, bits=bits, counted=counted, refused_query=refused_query, boot=boot[order], seq=seq[order],
             slow=decayed(time, raised, DAY_US), fast=decayed(time, raised, HOUR_US), sums=np.cumsum(raised),
+            full=names >= LEAK_NAMES_MAX or len(kind) - names >= LEAK_QUERIES_MAX,
         )  # fmt: skip
-
-    @property
-    def full(self) -> bool:
-        """Whether smaller names or queries may have made room."""
-        return len(self.time) >= min(LEAK_NAMES_MAX, LEAK_QUERIES_MAX)
 
     @property
     def total(self) -> float:
