@@ -31,6 +31,9 @@ class BoardReader:
     def epoch(self) -> int:
         """The control epoch as of the last check."""
     @property
+    def turn(self) -> int:
+        """States of whatever board that were read up to the last check, and more: the same number means the same state."""
+    @property
     def policy(self) -> bytes:
         """Digest of the policies that are wanted as of the last check, 32 bytes; empty where there are none."""
     def check(self, caller: Selectors, target: Selectors, /) -> int:

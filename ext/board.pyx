@@ -74,6 +74,7 @@ cdef class BoardReader:
     """Reads a board; one thread at a time."""
 
     cdef readonly uint64_t epoch
+    cdef readonly uint64_t turn
     cdef readonly bytes policy
     cdef str _path
     cdef Segment _head, _table
@@ -178,6 +179,7 @@ cdef class BoardReader:
             return False
         self.epoch, self.policy, self._paused = epoch, policy, paused != 0
         self._sequence = sequence
+        self.turn += 1
         return True
 
     cdef bint _open_table(self, uint64_t number) except -1:
@@ -222,6 +224,7 @@ cdef class BoardReader:
         self._at = NOTHING
         self._sequence = self._go = self._hopeless = NEVER
         self._number = 0
+        self.turn += 1
 
 
 cdef class SeenWriter:

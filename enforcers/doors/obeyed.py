@@ -50,6 +50,8 @@ class Obeyed:
         """When the policies in use last were those that a board had that was not stale."""
         self._late = False
         self._nobody = Selectors(())
+        self._calm = 0
+        """The board's turn at which there was nothing left to follow; 0 where there is."""
 
     @property
     def may_decide(self) -> bool:
@@ -59,6 +61,9 @@ class Obeyed:
 
     def look(self, *, wait: bool = False) -> Standing:
         """Read the board without a call, then `follow`. With `wait`, new policies are made ready at once, here."""
+        if self.standing is Standing.GO and self.board.turn == self._calm and self.board.unchanged():
+            self._agreed = time.monotonic()
+            return self.standing
         self.standing = Standing(self.board.check(self._nobody, self._nobody))
         if self.standing is not Standing.STALE:
             self.follow(wait=wait)
@@ -72,6 +77,10 @@ class Obeyed:
         may find that its policies are not wanted since long: then it decides nothing before the others are ready.
         """
         board, matchers, now = self.board, self.matchers, time.monotonic()
+        if board.turn == self._calm:
+            self._agreed = now
+            return False
+        self._calm = 0
         read = False
         # an entry behind a gap in the log changes the board and leaves its epoch; a new board may have an old generation
         if self._agents is not None and self._read != (at := (board.generation, board.epoch)):
@@ -80,7 +89,7 @@ class Obeyed:
                 return False
             self._read, read = at, True
         if self._said == (board.epoch, board.policy):
-            self._agreed = now
+            self._agreed, self._calm = now, board.turn
             return read
         matchers.follow(board.policy, wait=wait)
         if matchers.policy == board.policy:

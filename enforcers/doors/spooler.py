@@ -22,8 +22,8 @@ from schemas.config import Enforcer
 from schemas.errors import PeerFault
 from schemas.process import Lock, private_dir, write_atomic
 
-PREPARE_S: Final = 0.02
-"""How often a thread looks whether the next segment is ready: a door fills one in no less than some tens of milliseconds."""
+PREPARE_S: Final = 0.05
+"""How often a thread looks whether the next segment is ready: a door fills one in no less than some tenths of a second."""
 
 STALE_S: Final = 60.0
 """A folder that has been without its name for so long, and without a holder, is what a crash left."""

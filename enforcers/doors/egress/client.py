@@ -38,7 +38,7 @@ class Client(Connection):
     )  # fmt: skip
 
     def __init__(self, door: "Door") -> None:
-        super().__init__(asyncio.get_running_loop())
+        super().__init__(door.tunnels.loop)
         self.agent = ""
         """Whose it has shown to be."""
         self.body: Body | None = None

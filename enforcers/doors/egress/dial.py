@@ -47,6 +47,7 @@ class Dialer:
         self._rules = rules
         self._own = own
         self._resolver = resolver
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._judged: dict[tuple[Address, int], str] = {}
         self._judged_by = own.current
 
@@ -81,7 +82,9 @@ class Dialer:
             addresses = known
         else:
             addresses = await self._resolver.lookup(host)
-        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        loop = self._loop
         end, passed, fault = loop.time() + self._dial_s, "", Unreachable("connect", "")
         for at, address in enumerate(addresses):
             text, shown_as = _texts(address, port)
@@ -109,7 +112,7 @@ class Dialer:
 
 async def _within(seconds: float, waits: Awaitable[R], loop: asyncio.AbstractEventLoop) -> R:
     """As `asyncio.timeout`, in less than half of its time: there is a dial for each tunnel. Raises TimeoutError."""
-    task = asyncio.current_task()
+    task = asyncio.current_task(loop)
     assert task is not None
     timer = loop.call_later(seconds, task.cancel, _LATE)
     try:

@@ -61,7 +61,7 @@ class Door:
         self.per_agent: dict[str, int] = {}
         """How many of these have shown to be an agent's."""
         self.open: set[Cuttable] = set()
-        self.tunnels = Tunnels(self)
+        self.tunnels: Tunnels = Tunnels(self)
         self.pool = Pool(self)
         self.stopping = False
         self.failed = False

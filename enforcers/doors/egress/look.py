@@ -1,7 +1,8 @@
 """The door's clock: it looks at the board every LOOK_S, and at whoever has waited too long every tick.
 
-    look   the board -> policies followed and acknowledged -> where it has changed, everything open is asked again
-    tick   every client whose time is up, idle connections to origins, counts that are due, effects that found no room
+    look   the board -> policies followed and acknowledged -> where it has changed, everything open is asked again; effects that
+           found no room
+    tick   every client whose time is up, idle connections to origins, counts that are due
 
 One timer for all instead of one for each: a call that is answered in time costs a store, not a timer.
 """
@@ -48,12 +49,12 @@ class Clock:
         """When the board was seen to be stale, as the loop counts; 0 while it is fresh."""
         self._asked_stale = False
         self._walk_at = 0.0
+        self._retry_at = 0.0
         self._timers: list[asyncio.TimerHandle] = []
 
     def start(self) -> None:
         """Look from now on."""
-        self._timers = [self._loop.call_later(0, self._look), self._loop.call_later(0, self._tick),
-                        self._loop.call_later(0, self._retry)]  # fmt: skip
+        self._timers = [self._loop.call_later(0, self._look), self._loop.call_later(0, self._tick)]
 
     def stop(self) -> None:
         """Look no more."""
@@ -64,6 +65,8 @@ class Clock:
 
     def _look(self) -> None:
         self._timers[0] = self._loop.call_later(LOOK_S, self._look)
+        if self._door.desk.waiting:
+            self._retry()
         try:
             self.look()
         except Exception:  # a door that does not look must not serve
@@ -76,7 +79,7 @@ class Clock:
         door = self._door
         obeyed = door.obeyed
         standing = obeyed.look()
-        seen = (obeyed.board.generation, standing)
+        seen = (obeyed.board.turn, standing)
         if seen != self._board:
             door.ask_all(stale_too=False)
         if standing is not Standing.STALE:
@@ -105,9 +108,11 @@ class Clock:
             door.walk()
 
     def _retry(self) -> None:
-        self._timers[2] = self._loop.call_later(RETRY_S, self._retry)
-        if self._door.desk.waiting:
-            try:
-                self._door.desk.retry()
-            except PeerFault:
-                log.exception("an effect cannot be written yet")
+        now = self._loop.time()
+        if now < self._retry_at:
+            return
+        self._retry_at = now + RETRY_S
+        try:
+            self._door.desk.retry()
+        except PeerFault:
+            log.exception("an effect cannot be written yet")

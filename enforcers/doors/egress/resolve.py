@@ -10,6 +10,7 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -99,7 +100,7 @@ class Resolver:
         found = self._known.get(host)
         if found is None:
             return None
-        if found[0] < asyncio.get_running_loop().time():
+        if found[0] < time.monotonic():
             del self._known[host]
             return None
         return found[1]
@@ -136,7 +137,7 @@ class Resolver:
             raise Unreachable("dns", f"`{shown(host)}` has no address")
         found = list(dict.fromkeys(found))[:ADDRESSES_MAX]
         if holds_s > 0:
-            self._known[host] = asyncio.get_running_loop().time() + min(holds_s, CACHED_S), found
+            self._known[host] = time.monotonic() + min(holds_s, CACHED_S), found
             if len(self._known) > CACHED_MAX:
                 self._known.popitem(last=False)
         return found

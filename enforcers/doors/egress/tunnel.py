@@ -200,7 +200,7 @@ class Tunnel:
 
     def _dial(self) -> None:
         self._door.tunnels.have_bytes(self)
-        self._task = asyncio.get_running_loop().create_task(self._dialling())
+        self._task = self._door.tunnels.loop.create_task(self._dialling())
 
     async def _dialling(self) -> None:
         try:
@@ -279,7 +279,7 @@ class Tunnel:
         near.join(origin, to_origin)
         origin.join(near, to_client)
         self._client.resume_reading()
-        now = asyncio.get_running_loop().time()
+        now = self._door.tunnels.loop.time()
         self._still_since = self._recorded_at = now
         self._seen = self._recorded = near.moved + origin.moved
         self._door.tunnels.walk(self)
@@ -375,7 +375,7 @@ class Tunnel:
         self._done = True
         task, near, origin = self._task, self._near, self._origin
         self._door.tunnels.remove(self)
-        if task is not None and not task.done() and task is not asyncio.current_task():
+        if task is not None and not task.done() and task is not asyncio.current_task(self._door.tunnels.loop):
             task.cancel()
         self._task = self._origin = self._near = self._waiting = self._where = None
         if near is not None:

@@ -62,6 +62,8 @@ class Tunnels:
     """The tunnels of one door: how many each agent has, and the one tick that walks them."""
 
     def __init__(self, door: Holds) -> None:
+        self.loop = asyncio.get_running_loop()
+        """The door's. To ask which one runs is a system call, each time."""
         self._door = door
         self._count: dict[str, int] = {}
         self._early: dict[Walked, float] = {}
@@ -82,11 +84,11 @@ class Tunnels:
         self._count[tunnel.agent] = self._count.get(tunnel.agent, 0) + 1
         self._door.open.add(tunnel)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = self.loop.call_later(TICK_S, self._tick)
 
     def await_bytes(self, tunnel: Walked) -> None:
         """Its first bytes must be there within `header_ms`."""
-        self._early[tunnel] = asyncio.get_running_loop().time() + self._door.config.header_ms / 1000
+        self._early[tunnel] = self.loop.time() + self._door.config.header_ms / 1000
 
     def have_bytes(self, tunnel: Walked) -> None:
         """They are."""
@@ -108,9 +110,8 @@ class Tunnels:
             self._count[tunnel.agent] = left
 
     def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TICK_S, self._tick) if self._count else None
-        now = loop.time()
+        self._timer = self.loop.call_later(TICK_S, self._tick) if self._count else None
+        now = self.loop.time()
         for tunnel in [one for one, until in self._early.items() if until <= now]:
             tunnel.no_bytes()
         self._round = (self._round + 1) % ROUNDS
