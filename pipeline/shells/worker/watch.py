@@ -17,7 +17,7 @@ from pipeline.shells.worker.herald import Herald
 from pipeline.shells.worker.lookout import Lookout
 from pipeline.shells.worker.past import Past
 from pipeline.shells.worker.registry import Registry
-from pipeline.shells.worker.responder import Responder
+from pipeline.shells.worker.responder import ANSWER_S, Responder
 from pipeline.shells.worker.tap import Tap
 from schemas.config import Config
 from schemas.home import Home
@@ -33,8 +33,9 @@ class Watch:
         flow = Flow(config)
         books = {name: Past(home, config, slot=slot) for name in ("tap", "lookout")}
         self.responder = Responder(
-            config.respond, slot=slot, control=Control(home, config), keys=registry, store=Answered(home, config, slot=slot)
-        )
+            config.respond, slot=slot, control=Control(home, config, answer_s=ANSWER_S), keys=registry,
+            store=Answered(home, config, slot=slot),
+        )  # fmt: skip
         self._carrier = Carrier(config, servers=servers, slot=slot, flow=flow)
 
         def cases(name: str, responder: Responder | None) -> Callable[[Callable[..., Awaitable[Any]]], Cases]:
