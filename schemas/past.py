@@ -54,19 +54,23 @@ def page_sql(database: str, since_s: int, after: tuple[int, int, int], rows: int
     )
 
 
-def ingested_sql(database: str, partition: int, since_s: int) -> str:
-    """How many records of a partition were ingested in each second from `since_s` on, the newest first."""
+def ingested_sql(database: str, partitions: Iterable[int], since_s: int) -> str:
+    """How many records of some partitions were ingested in each second from `since_s` on, the newest first."""
     return (
         f"SELECT toUnixTimestamp(ingested) AS at, count() FROM {quote_name(database)}.records"
-        f" WHERE partition = {partition} AND boot != 0 AND ingested >= {since_s} GROUP BY at ORDER BY at DESC"
+        f" WHERE partition IN ({_numbers(partitions)}) AND boot != 0 AND ingested >= {since_s} GROUP BY at ORDER BY at DESC"
     )
 
 
-def recent_sql(database: str, columns: Sequence[str], partition: int, since_s: int) -> str:
-    """The records of calls of a partition that were ingested from `since_s` on."""
+def _numbers(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def recent_sql(database: str, columns: Sequence[str], partitions: Iterable[int], since_s: int) -> str:
+    """The records of calls of some partitions that were ingested from `since_s` on."""
     return (
-        f"SELECT {', '.join(columns)} FROM {quote_name(database)}.records WHERE partition = {partition} AND boot != 0"
-        f" AND kind IN {_OF_CALLS} AND ingested >= {since_s} ORDER BY boot, call_seq, seq"
+        f"SELECT {', '.join(columns)} FROM {quote_name(database)}.records WHERE partition IN ({_numbers(partitions)})"
+        f" AND boot != 0 AND kind IN {_OF_CALLS} AND ingested >= {since_s} ORDER BY boot, call_seq, seq"
     )
 
 
@@ -88,21 +92,19 @@ def traces_sql(database: str, columns: Sequence[str], traces: Iterable[bytes], s
     )
 
 
-def open_sql(database: str, partition: int, since_s: int, before_s: int, calls: int) -> str:
+def open_sql(database: str, partitions: Iterable[int], since_s: int, before_s: int, calls: int) -> str:
     """What was recorded from `since_s` on and before `before_s` of calls that are open still: `LOOKED_AT`."""
-    base = quote_name(database)
+    base, ours = quote_name(database), f"partition IN ({_numbers(partitions)}) AND boot != 0 AND ingested >= {since_s}"
     let_out = (
-        f"SELECT boot, call_seq FROM {base}.records WHERE partition = {partition} AND kind = {int(Kind.DECISION)} AND boot != 0"
-        f" AND verdict = {int(Verdict.ALLOW)} AND ingested >= {since_s} AND ingested < {before_s}"
+        f"SELECT boot, call_seq FROM {base}.records WHERE {ours} AND ingested < {before_s} AND kind = {int(Kind.DECISION)}"
+        f" AND verdict = {int(Verdict.ALLOW)}"
     )
-    ended = (
-        f"SELECT boot, call_seq FROM {base}.records WHERE partition = {partition} AND kind IN {_ENDS} AND boot != 0"
-        f" AND ingested >= {since_s}"
-    )
+    ended = f"SELECT boot, call_seq FROM {base}.records WHERE {ours} AND kind IN {_ENDS}"
     return (
-        f"SELECT {', '.join(LOOKED_AT)} FROM {base}.records WHERE partition = {partition} AND boot != 0 AND kind IN (1, 2)"
-        f" AND ingested >= {since_s} AND ingested < {before_s} AND (boot, call_seq) IN (SELECT boot, call_seq FROM ({let_out})"
-        f" WHERE (boot, call_seq) NOT IN ({ended}) LIMIT {calls}) ORDER BY boot, call_seq, seq"
+        f"SELECT {', '.join(LOOKED_AT)} FROM {base}.records WHERE {ours} AND ingested < {before_s}"
+        f" AND kind IN ({int(Kind.DECISION)}, {int(Kind.PROGRESS)}) AND (boot, call_seq) IN"
+        f" (SELECT boot, call_seq FROM ({let_out}) WHERE (boot, call_seq) NOT IN ({ended}) LIMIT {calls})"
+        " ORDER BY boot, call_seq, seq"
     )
 
 

@@ -116,6 +116,8 @@ class Exactly:
 
 def of_frames(rows: pa.Table, frames: Mapping[Lane, Numbers] | Mapping[Lane, Exactly]) -> NDArray[np.bool_]:
     """Which records are of one of these frames, by the columns that the store has of it: `enforcer`, `enforcer_boot`, ..."""
+    if not rows.num_rows:
+        return np.zeros(0, bool)
     enforcer = rows.column("enforcer").unify_dictionaries().combine_chunks()
     if isinstance(enforcer, pa.ChunkedArray):
         enforcer = enforcer.chunk(0)

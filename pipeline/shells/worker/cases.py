@@ -12,6 +12,7 @@ are not news, and rules find what they have done.
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from pipeline.core.detect.fuse import DAY_US, day_of, risks, taken_back
@@ -62,8 +63,13 @@ class Cases:
         self.filed = 0
         """Words that became rows since the start."""
 
-    async def keep(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Store those words that are news; returns them."""
+    async def keep(self, findings: Sequence[Finding], *, part: bool = False) -> list[Finding]:
+        """Store those words that are news; returns them.
+
+        `part`: who says them may know less than who spoke last: then they count only with a higher version. Else the last word
+        counts that says something else than what is stored, and gets a higher version where it has none: what a detector counts
+        begins anew with each rebuild.
+        """
         last: dict[str, Finding] = {}
         for finding in findings:
             if finding.id not in last or finding.version >= last[finding.id].version:
@@ -72,22 +78,25 @@ class Cases:
         if unknown:
             for one, word in (await self._stored("findings", self._store.known, unknown)).items():
                 self._remember(one, word)
-        words = {one: word_of(finding_row(finding, self._slot)) for one, finding in last.items()}
-        news = [finding for one, finding in last.items() if self._is_news(finding, words[one])]
+        news = [one for finding in last.values() if (one := self._news(finding, part=part)) is not None]
         if news:
             # a crash behind this: they are stored, and the words that come again are not news
             await self._stored("findings", self._store.keep_findings, news)
             for finding in news:
-                self._remember(finding.id, words[finding.id])
+                self._remember(finding.id, word_of(finding_row(finding, self._slot)))
                 metrics.FINDINGS.labels(finding.detector).inc()
             self.filed += len(news)
         return news
 
-    def _is_news(self, finding: Finding, word: Word) -> bool:
+    def _news(self, finding: Finding, *, part: bool) -> Finding | None:
         stored = self._words.get(finding.id)
         if stored is None:
-            return not finding.withdrawn
-        return word.version > stored.version or (word.version == stored.version and word.said != stored.said)
+            return None if finding.withdrawn else finding
+        if stored.said == word_of(finding_row(finding, self._slot)).said:
+            return None
+        if finding.version > stored.version:
+            return finding
+        return None if part else replace(finding, version=stored.version + 1)
 
     def _remember(self, one: str, word: Word) -> None:
         self._words[one] = word
@@ -95,9 +104,10 @@ class Cases:
         while len(self._words) > WORDS_MAX:
             self._words.popitem(last=False)
 
-    async def file(self, findings: Sequence[Finding], again: Sequence[Finding] = ()) -> None:
-        """Do everything about these words. `again` are stored already; what is to be done about them may not have been."""
-        news = await self.keep(findings)
+    async def file(self, findings: Sequence[Finding], again: Sequence[Finding] = (), part: Sequence[Finding] = ()) -> None:
+        """Do everything about these words. `again` are stored already; what is to be done about them may not have been.
+        `part` is said by who may know less than who spoke last."""
+        news = [*await self.keep(findings), *await self.keep(part, part=True)]
         told = [*news, *again]
         if not told:
             return

@@ -16,12 +16,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
@@ -29,6 +31,7 @@ from aiokafka.errors import KafkaError
 from pipeline.core.detect import detectors
 from pipeline.core.detect.aggregate import Aggregator, split
 from pipeline.core.detect.interface import Detector
+from pipeline.core.detect.words import JUDGED_DAYS
 from pipeline.core.intake import Check
 from pipeline.core.parcel import Parcel, parcel_worker, parse_parcel
 from pipeline.core.seen import Numbers, Seen, of_frames
@@ -116,6 +119,10 @@ class Rebuild:
     after: tuple[int, int, int] = (0, 0, 0)
     words: dict[str, Finding] = field(default_factory=dict)
     records: int = 0
+    latest_us: int = 0
+    """The latest call."""
+    spilt: bool = False
+    """Whether words were filed before the end."""
 
 
 class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -143,6 +150,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self._warned: dict[str, float] = {}
         self.lag = 0
         """Messages that have not been taken, as far as the last fetch knows."""
+        self.defects = 0
+        """Errors of detectors that nobody foresaw."""
         self.calls = 0
         """Calls that the detectors of agents have taken since the start, rebuilds left out."""
 
@@ -155,11 +164,19 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def say(self) -> dict[str, Any]:
         """As the run file has it."""
+        kept, evicted = Counter[str](), Counter[str]()
+        for part in list(self._parts.values()):
+            for detector in list(part.detectors):
+                kept[detector.name] += detector.entries
+                evicted[detector.name] += detector.evicted
+        for name in kept:
+            metrics.KEPT.labels(name).set(kept[name])
+            metrics.EVICTED.labels(name).set(evicted[name])
         rebuild = self._rebuild
         return {
-            "partitions": sorted(q for q, part in self._parts.items() if part.ready), "lag": self.lag, "calls": self.calls,
-            "findings": self._cases.filed, "rebuilding": sorted(rebuild.parts) if rebuild is not None else [],
-            "evicted": sum(one.evicted for part in self._parts.values() for one in part.detectors),
+            "partitions": sorted(q for q, part in self._parts.items() if part.ready),
+            "rebuilding": sorted(rebuild.parts) if rebuild is not None else [], "lag": self.lag, "calls": self.calls,
+            "findings": self._cases.filed, "evicted": evicted.total(), "defects": self.defects,
         }  # fmt: skip
 
     # -- following ---------------------------------------------------------------------------------------------------
@@ -307,15 +324,26 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                 tables[subject].append(table)
             handed += [parse_finding(row) for row in parcel.findings.to_pylist()]
         rows = {subject: _whole(parts, subject) for subject, parts in tables.items()}
-        self.calls += int(pa.compute.sum(rows["agent"]["calls"]).as_py() or 0)
+        self.calls += int(pc.sum(rows["agent"]["calls"]).as_py() or 0)
         words: list[Finding] = []
-        for detector in part.detectors:
-            table = rows[detector.subject]
-            if table.num_rows:
-                words += detector.take(table)
         for subject, table in rows.items():
-            metrics.LOOKED.labels(subject).inc(int(pa.compute.sum(table["calls"]).as_py() or 0))
+            words += self._ask(part, subject, table)
+        for subject, table in rows.items():
+            metrics.LOOKED.labels(subject).inc(int(pc.sum(table["calls"]).as_py() or 0))
         return words, handed
+
+    def _ask(self, part: Part, subject: str, rows: pa.Table) -> list[Finding]:
+        """Have the detectors of a subject take rows. One that fails is asked no more until the next start: the others go on."""
+        words: list[Finding] = []
+        for detector in [one for one in part.detectors if one.subject == subject and rows.num_rows]:
+            try:
+                words += detector.take(rows)
+            except Exception:
+                part.detectors.remove(detector)
+                self.defects += 1
+                metrics.DEFECTS.labels(detector.name).inc()
+                log.exception("a defect: the detector `%s` takes nothing more until this worker starts again", detector.name)
+        return words
 
     def _parcel(self, data: bytes) -> Parcel | None:
         check = self._keys.worker_key(parcel_worker(data))
@@ -368,12 +396,14 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._in_thread(lambda: self._sum(rebuild, page))
             if len(rebuild.words) > WORDS_MAX:
                 words, rebuild.words = list(rebuild.words.values()), {}
-                await self._cases.file(words)
+                rebuild.spilt = True
+                await self._cases.file([], part=words)
             return
         again = await self._patience.persist("findings", self._store.lately, int(time.time()) - AGAIN_S, AGAIN_MAX)
+        whole, part_words = self._words(rebuild, again)
         partitions = self._config.kafka.partitions
         mine = [one for one in again if subject_partition(one.agent, partitions) in rebuild.parts]
-        await self._cases.file(list(rebuild.words.values()), mine)
+        await self._cases.file(whole, mine, part_words)
         for part in rebuild.parts.values():
             part.seen.begin(rebuild.frames)
             part.ready = True
@@ -381,23 +411,44 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                  time.monotonic() - rebuild.began)  # fmt: skip
         self._rebuild = None
 
+    def _words(self, rebuild: Rebuild, lately: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+        """What the rebuild says: words of detectors that know everything, and of those that had to let something go.
+
+        What was stored lately and does not hold by all that is known now is taken back: whoever said it died before he heard of
+        the call that says otherwise.
+        """
+        partitions = self._config.kafka.partitions
+        lossy = {
+            detector.name for part in rebuild.parts.values() for detector in part.detectors if detector.evicted
+        }  # fmt: skip
+        words = list(rebuild.words.values())
+        kinds = {one.name: one.subject for part in rebuild.parts.values() for one in part.detectors}
+        judged_us = rebuild.latest_us - JUDGED_DAYS * 86_400_000_000
+        for one in lately:
+            subject = getattr(one, kinds.get(one.detector, ""), "")
+            if (
+                subject and subject_partition(subject, partitions) in rebuild.parts and not one.withdrawn and not rebuild.spilt
+                and one.id not in rebuild.words and one.detector not in lossy and one.time_us >= judged_us
+            ):  # fmt: skip
+                words.append(replace(one, withdrawn=True))
+        whole = [one for one in words if one.detector not in lossy]
+        return whole, [one for one in words if one.detector in lossy]
+
     def _sum(self, rebuild: Rebuild, page: pa.Table) -> None:
         last = page.slice(page.num_rows - 1)
         rebuild.after = (last["boot"][0].as_py(), last["call_seq"][0].as_py(), last["seq"][0].as_py())
         kept = of_frames(page, rebuild.frames)
         rows = page if kept.all() else page.filter(pa.array(kept))
         rebuild.records += rows.num_rows
+        rebuild.latest_us = max(rebuild.latest_us, pc.max(page["time"].cast(pa.int64())).as_py())
         metrics.REBUILT.inc(rows.num_rows)
         if not rows.num_rows:
             return
         sums = rebuild.aggregator.rebuild(rows)
         for subject in SUBJECTS:
             for partition, table in split(sums.of(subject), subject, self._config.kafka.partitions):
-                part = rebuild.parts.get(partition)
-                for detector in part.detectors if part is not None else ():
-                    if detector.subject == subject:
-                        for word in detector.take(table):
-                            rebuild.words[word.id] = word
+                if (part := rebuild.parts.get(partition)) is not None:
+                    rebuild.words |= {word.id: word for word in self._ask(part, subject, table)}
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -30,6 +30,7 @@ REBUILT = Counter("wardline_lookout_rebuilt_records", "Records that detectors we
 LOOKOUT_LAG = Gauge("wardline_lookout_lag_messages", "Messages of aggregates that have not been taken")
 KEPT = Gauge("wardline_detector_entries", "What a detector keeps, in units of its limit", ["detector"])
 EVICTED = Gauge("wardline_detector_evicted", "What had to make room in a detector", ["detector"])
+DEFECTS = Counter("wardline_lookout_defects", "Errors that nobody foresaw in what looks at calls, not in the record", ["where"])
 TRACES = Gauge("wardline_tap_traces", "Traces that are alive")
 TRACES_EVICTED = Gauge("wardline_tap_traces_evicted", "Traces that had to make room")
 OPEN = Gauge("wardline_tap_open_calls", "Calls whose end has not come")

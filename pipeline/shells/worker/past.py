@@ -90,17 +90,19 @@ class Past(Sink):
         """The next records of calls, in the order of (boot, call_seq, seq)."""
         return self._arrow(page_sql(self._database, since_s, after, rows))
 
-    def recent(self, columns: Sequence[str], partition: int, since_s: int, most: int) -> tuple[pa.Table, int]:
-        """A partition's newest records that were ingested from `since_s` on, `most` or fewer; and from when on they are."""
+    def recent(
+        self, columns: Sequence[str], partitions: Sequence[int], since_s: int, most: int
+    ) -> tuple[pa.Table, int]:
+        """The newest records of partitions that were ingested from `since_s` on, `most` or fewer; and from when on they are."""
         with self._errors():
-            seconds = self._connected().query(ingested_sql(self._database, partition, since_s)).result_rows
+            seconds = self._connected().query(ingested_sql(self._database, partitions, since_s)).result_rows
         first_s, total = since_s, 0
         for at_s, count in seconds:
             total += int(count)
             if total > most:
                 break
             first_s = int(at_s)
-        return self._arrow(recent_sql(self._database, columns, partition, first_s)), first_s
+        return self._arrow(recent_sql(self._database, columns, partitions, first_s)), first_s
 
     def boots(self, since_s: int) -> list[int]:
         """The starts of doors that frames ingested from `since_s` on have records of."""
@@ -112,9 +114,9 @@ class Past(Sink):
         parts = [self._arrow(traces_sql(self._database, columns, part, since_s)) for part in _parts(traces)]
         return pa.concat_tables(parts, promote_options="permissive")
 
-    def open_calls(self, partition: int, since_s: int, before_s: int) -> pa.Table:
-        """What was recorded from `since_s` on and before `before_s` of a partition's calls that have not ended."""
-        return self._arrow(open_sql(self._database, partition, since_s, before_s, OPEN_CALLS_MAX))
+    def open_calls(self, partitions: Sequence[int], since_s: int, before_s: int) -> pa.Table:
+        """What was recorded from `since_s` on and before `before_s` of the calls of partitions that have not ended."""
+        return self._arrow(open_sql(self._database, partitions, since_s, before_s, OPEN_CALLS_MAX))
 
     def earlier(self, calls: Sequence[tuple[int, int]]) -> pa.Table:
         """What is stored of some calls (boot, call_seq)."""

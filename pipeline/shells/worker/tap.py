@@ -16,7 +16,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECENT_S: Final = 3_600
-"""How far back a partition's traces are taken in again."""
+"""How far back the traces of a partition are taken in again."""
 
 RECENT_RECORDS: Final = 200_000
-"""Records of a partition that are taken in again, at most: the newest."""
+"""Records that are taken in again after a take-over, at most: the newest."""
 
 OPEN_S: Final = 86_400
 """How far back open calls are looked for. What an older one carries after a restart is seen when detectors are rebuilt."""
@@ -64,8 +64,10 @@ SETTLE_S: Final = 1.0
 class TapStore(Protocol):
     """What is needed of `past`."""
 
-    def recent(self, columns: Sequence[str], partition: int, since_s: int, most: int) -> tuple[pa.Table, int]:
-        """A partition's newest records."""
+    def recent(
+        self, columns: Sequence[str], partitions: Sequence[int], since_s: int, most: int
+    ) -> tuple[pa.Table, int]:
+        """The newest records of some partitions."""
 
     def boots(self, since_s: int) -> list[int]:
         """The starts of doors that are known."""
@@ -73,7 +75,7 @@ class TapStore(Protocol):
     def traces(self, columns: Sequence[str], traces: Sequence[bytes], since_s: int) -> pa.Table:
         """The records of some traces."""
 
-    def open_calls(self, partition: int, since_s: int, before_s: int) -> pa.Table:
+    def open_calls(self, partitions: Sequence[int], since_s: int, before_s: int) -> pa.Table:
         """What was recorded before of calls that have not ended."""
 
     def earlier(self, calls: Sequence[tuple[int, int]]) -> pa.Table:
@@ -150,9 +152,9 @@ class Tap:
         """
         async with self._turn:
             reading = Reading()
-            for partition in sorted(self._fresh):
-                await self._take_over(partition, frames, reading)
-                self._fresh.discard(partition)
+            if fresh := sorted(self._fresh):
+                await self._take_over(fresh, frames, reading)
+                self._fresh.difference_update(fresh)
             if again:
                 await self._read_again(again, reading)
             if table is not None and frames:
@@ -186,8 +188,12 @@ class Tap:
             rows = await self._patience.persist("traces", self._store.traces, COLUMNS, torn, since_s)
 
         def work() -> list[Stitched]:
-            said = [] if rows is None else [self._stitcher.rebuild(rows, _now_us(), torn)]
-            return [*said, self._stitcher.settle(_now_us())]
+            said: list[Stitched] = []
+            with self._spared("settled traces"):
+                if rows is not None:
+                    said.append(self._stitcher.rebuild(rows, _now_us(), torn))
+                said.append(self._stitcher.settle(_now_us()))
+            return said
 
         await self._say(Reading(stitched=await self._in_thread(work)))
         self._count()
@@ -196,7 +202,7 @@ class Tap:
         found = [finding for one in reading.stitched for finding in one.findings]
         self._torn.update(trace for one in reading.stitched for trace in one.wanted)
         # a crash behind this: they are stored; the traces are made again of their records, and say the same
-        await self._cases.keep(found)
+        await self._cases.keep(found, part=True)
         said = await asyncio.gather(self._keep(reading.stitched), self._send(reading, found), return_exceptions=True)
         for fault in said:
             if fault is not None:
@@ -208,11 +214,22 @@ class Tap:
         self._torn.clear()
 
     def _look(self, table: pa.Table, frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
-        reading.sums.append((list(frames), self._aggregator.rebuild(table)))
-        reading.stitched.append(self._stitcher.take(table, "", _now_us()))
+        with self._spared("sums of a batch"):
+            reading.sums.append((list(frames), self._aggregator.rebuild(table)))
+        with self._spared("traces of a batch"):
+            reading.stitched.append(self._stitcher.take(table, "", _now_us()))
 
-    async def _take_over(self, partition: int, frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
-        """Take in what is stored of a partition, but for the frames that are being stored just now: they come next."""
+    @contextlib.contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """A defect here must not keep calls from being recorded: it is counted and said, and the batch goes on without that."""
+        try:
+            yield
+        except Exception:
+            metrics.DEFECTS.labels("tap").inc()
+            log.exception("a defect: the %s are missing", what)
+
+    async def _take_over(self, partitions: Sequence[int], frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
+        """Take in what is stored of partitions, but for the frames that are being stored just now: they come next."""
         coming: dict[Lane, list[int]] = {}
         for lane, frame_no in frames:
             coming.setdefault(lane, []).append(frame_no)
@@ -220,22 +237,24 @@ class Tap:
         columns = sorted({*LOOKED_AT, *COLUMNS})
         boots = await self._patience.persist("starts of doors", self._store.boots, now_s - self._looks_back_s)
         rows, first_s = await self._patience.persist(
-            "recent calls", self._store.recent, columns, partition, now_s - RECENT_S, RECENT_RECORDS
+            "recent calls", self._store.recent, columns, partitions, now_s - RECENT_S, RECENT_RECORDS
         )
-        older = await self._patience.persist("open calls", self._store.open_calls, partition, now_s - OPEN_S, first_s)
+        older = await self._patience.persist("open calls", self._store.open_calls, partitions, now_s - OPEN_S, first_s)
 
         def take() -> None:
-            self._stitcher.know(boots)
-            if older.num_rows:
-                self._aggregator.rebuild(older)
-            if rows.num_rows:
-                stored = ~of_frames(rows, {lane: Exactly(numbers) for lane, numbers in coming.items()})
-                before = rows.filter(pa.array(stored))
-                self._aggregator.rebuild(before)
-                reading.stitched.append(self._stitcher.rebuild(before, _now_us()))
+            stored = ~of_frames(rows, {lane: Exactly(numbers) for lane, numbers in coming.items()})
+            before = rows.filter(pa.array(stored))
+            with self._spared("open calls"):
+                for table in (older, before):
+                    if table.num_rows:
+                        self._aggregator.rebuild(table)
+            with self._spared("recent traces"):
+                self._stitcher.know(boots)
+                if before.num_rows:
+                    reading.stitched.append(self._stitcher.rebuild(before, _now_us()))
 
         await self._in_thread(take)
-        log.info("partition %d: %d records and %d of open calls are taken in again", partition, rows.num_rows, older.num_rows)
+        log.info("partitions %s: %d records and %d of open calls are taken in again", partitions, rows.num_rows, older.num_rows)
 
     async def _read_again(self, rows: Sequence[FrameRow], reading: Reading) -> None:
         """Sum up stored frames as they were summed up first: with what was known of their calls before, and not since."""
@@ -247,10 +266,11 @@ class Tap:
 
         def take() -> None:
             aggregator = Aggregator()
-            if earlier is not None:
-                aggregator.rebuild(earlier.filter(pa.array(_before(earlier, calls))))
             frames = [(row.head.lane, row.head.frame_no) for row in rows]
-            reading.sums.append((frames, aggregator.rebuild(table)))
+            with self._spared("sums of stored frames"):
+                if earlier is not None:
+                    aggregator.rebuild(earlier.filter(pa.array(_before(earlier, calls))))
+                reading.sums.append((frames, aggregator.rebuild(table)))
 
         await self._in_thread(take)
         metrics.UNHEARD.inc(len(rows))

@@ -1,0 +1,272 @@
+"""Tap and lookout, with the pump before them: whatever dies, whoever has which partition, in whatever order frames come, the
+same is found, once."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.detect import Detector, detectors
+from pipeline.shells.worker import lookout, patience
+from schemas.findings import DENY_BURST, FIRST_SEEN, LEAK, RISK, SECOND_HOLDER
+from schemas.frame import Frame
+from schemas.records import Kind, Verdict
+from tests.support.frames import Host, Record, effect, record
+from tests.support.watching import World
+
+DAY_US = 86_400_000_000
+START_US = 1_700_006_400_000_000
+"""A midnight, UTC."""
+
+HOSTS = ("enforce-1", "enforce-2")
+
+
+def calls() -> list[Record]:
+    """What a few agents do in three days; on the last, one looks where it must not, tells secrets, and has another's token."""
+    made: list[Record] = []
+
+    def call(agent: str, time_us: int, **fields: Any) -> None:
+        seq = len(made) + 1
+        domain = fields.pop("domain", "example.com")
+        texts = {"agent": agent, "session": "", "action": "http:GET", "resource": f'Host::"{domain}:443"', "host": domain,
+                 "domain": domain, "trace_id": f"{agent}-{seq // 5:012d}".encode()[:16].ljust(16, b".")}  # fmt: skip
+        made.append(record(seq, time=time_us, **texts | fields))
+        if fields.get("verdict", Verdict.ALLOW) == Verdict.ALLOW:
+            made.append(effect(seq + 1, seq, bytes_out=500, trace_id=made[-1]["trace_id"]))
+
+    for day in range(3):
+        for hour in range(0, 24, 3):
+            for number, agent in enumerate(("planner", "researcher", "clerk")):
+                at = START_US + day * DAY_US + hour * 3_600_000_000 + number * 1_000_000
+                call(agent, at, credential=f"secret-of-{agent}", proof="secret", address=f"10.0.{number}.7:4711")
+    evil = START_US + 2 * DAY_US + 12 * 3_600_000_000
+    for n in range(24):
+        call("clerk", evil + n * 2_000_000, verdict=Verdict.DENY, reason="forbid", domain=f"internal-{n}.example")
+    for n in range(24):
+        sub = "".join(random.Random(n).choices("abcdefghijklmnopqrstuvwxyz234567", k=40))
+        call("clerk", evil + 600_000_000 + n * 1_000_000, domain="drop.example", host=f"{sub}.drop.example",
+             resource=f'Host::"{sub}.drop.example:443"')  # fmt: skip
+    call("clerk", evil + 700_000_000, credential="secret-of-planner", proof="secret", address="192.0.2.9:1")
+    return made
+
+
+def frames(world: World, size: int, seed: int = 0) -> list[tuple[int, Frame]]:
+    """The calls in frames of two hosts over two partitions, a trace's in one; in the order in which Kafka has them."""
+    lanes: dict[tuple[int, int], list[Record]] = {}
+    for one in calls():
+        digest = sum(one["trace_id"])
+        lanes.setdefault((digest % 2, digest // 2 % len(world.hosts)), []).append(one)
+    rows = {
+        (partition, host): [lane[at : at + size] for at in range(0, len(lane), size)]
+        for (partition, host), lane in sorted(lanes.items())
+    }
+    turns = [lane for lane, parts in rows.items() for _ in parts]
+    random.Random(seed).shuffle(turns)
+    left = {lane: iter(parts) for lane, parts in rows.items()}
+    return [(partition, world.hosts[host].frame(next(left[partition, host]), partition)) for partition, host in turns]
+
+
+def world() -> World:
+    return World(partitions=2, hosts=[Host("enforce-2")])
+
+
+def script(play: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def test() -> None:
+        async def main() -> None:
+            async with asyncio.timeout(120):
+                await play()
+
+        asyncio.run(main())
+
+    test.__doc__ = play.__doc__
+    return test
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RETRY_S", 0.005)
+    monkeypatch.setattr(patience, "RETRY_MAX_S", 0.01)
+    monkeypatch.setattr(lookout, "RECONNECT_S", 0.01)
+
+
+async def plainly(size: int = 40, seed: int = 0, **changes: Any) -> World:
+    """One worker, which nothing happens to."""
+    there = world()
+    worker = await there.start(**changes)
+    await there.feed(worker, frames(there, size, seed))
+    await there.quiet(worker)
+    await there.end()
+    return there
+
+
+def none_twice(there: World) -> None:
+    assert [one for one, times in Counter((f.id, f.version) for f in there.words).items() if times > 1] == []
+
+
+@script
+async def test_what_is_wrong_is_found_and_is_stored_before_anybody_hears_of_it() -> None:
+    there = await plainly()
+    kinds = Counter(f.detector for f in there.findings().values() if not f.withdrawn)
+    assert {DENY_BURST, FIRST_SEEN, LEAK, RISK, SECOND_HOLDER} <= kinds.keys(), kinds
+    none_twice(there)
+    assert {one for _, one in there.woken} == {f.id for f in there.words}
+    assert {(f.id, f.version) for f in there.acted} == {(f.id, f.version) for f in there.words}
+    first = there.log.index("work-1 findings")
+    assert there.log.index("work-1 act") > first
+    assert there.log[: there.log.index("work-1 publish")].count("work-1 insert") == 1, "rows first, then what is in them"
+
+
+@script
+async def test_the_same_is_found_whatever_the_order_and_size_of_frames_and_batches() -> None:
+    said = (await plainly()).said()
+    for size, seed, records in ((40, 1, 10), (7, 2, 100), (1000, 3, 100_000), (13, 4, 1)):
+        assert (await plainly(size, seed, batch_records=records)).said() == said
+
+
+@script
+async def test_a_replay_of_everything_makes_no_finding_twice() -> None:
+    there = await plainly()
+    before = list(there.words)
+    for _ in range(2):
+        again = await there.start()
+        await there.feed(again, frames_again(there))
+        await there.quiet(again)
+        await there.end()
+    assert there.words == before
+
+
+def frames_again(there: World) -> list[tuple[int, Frame]]:
+    """The same frames, byte for byte, from hosts that begin to seal anew with the keys they have."""
+    there.hosts = [Host(host.name, key=host.key) for host in there.hosts]
+    return frames(there, 40)
+
+
+STEPS = ("insert", "traces", "publish", "findings", "act", "commit")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_nothing_is_lost_or_found_twice_when_a_worker_is_killed_behind(step: str) -> None:
+    """Each life gets a bit further, and is read again from the start: what was acknowledged may not have been committed."""
+
+    async def play() -> None:
+        said = (await plainly()).said()
+        there = world()
+        deaths = 0
+        for life in range(6):
+            worker = await there.start()
+            if life < 5:
+                worker.die(step)
+            await there.feed(worker, frames_again(there)[: 6 * (life + 1)] if life < 5 else frames_again(there))
+            await there.quiet(worker)
+            deaths += worker.dead
+            await worker.end()
+        assert there.said() == said
+        none_twice(there)
+        assert deaths >= 2
+        acted = {(f.id, f.version) for f in there.acted}
+        assert {(f.id, f.version) for f in there.findings().values()} <= acted, "a rule has heard of each, whoever died"
+
+    script(play)()
+
+
+@script
+async def test_two_workers_that_share_and_exchange_partitions_find_what_one_finds() -> None:
+    said = (await plainly()).said()
+    there = world()
+    one, two = await there.start("work-1", [0]), await there.start("work-2", [1])
+    everything = frames(there, 20)
+    half = len(everything) // 2
+    for partition, frame in everything[:half]:
+        await there.feed((one, two)[partition], [(partition, frame)])
+    await there.quiet(one, two)
+    await one.end()
+    await two.end()
+    one, two = await there.start("work-1", [1]), await there.start("work-2", [0])
+    there.offsets.clear()
+    for partition, frame in everything:
+        await there.feed((two, one)[partition], [(partition, frame)])
+    await there.quiet(one, two)
+    await there.end()
+    assert there.said() == said
+    none_twice(there)
+
+
+@script
+async def test_a_frame_that_was_stored_and_not_said_is_said_with_the_bytes_of_the_calls_it_ends() -> None:
+    there = world()
+    host = there.host
+    worker = await there.start()
+    began = host.frame([record(1, agent="planner", host="a.example", domain="a.example")])
+    ended = host.frame([effect(2, 1, bytes_out=5_000, trace_id=began_trace())])
+    await there.feed(worker, [(0, began)])
+    worker.die("insert")
+    await there.feed(worker, [(0, began), (0, ended)][1:])
+    await worker.end()
+    assert sum(table.num_rows for table in there.records) == 4
+    before = [len(messages) for messages in there.egress.values()]
+    again = await there.start()
+    await there.feed(again, [(0, began), (0, ended)])
+    await there.quiet(again)
+    rows = pa.concat_tables([parcel.rows["agent"] for parcel in there.parcels()]).to_pylist()
+    assert sum(map(len, there.egress.values())) > sum(before)
+    assert {(row["agent"], row["calls"], row["bytes_out"]) for row in rows} == {("planner", 1, 10), ("planner", 0, 4_990)}
+    # a third reading, by the same worker: it has said it
+    count = sum(map(len, there.egress.values()))
+    there.offsets[0] = 2
+    await there.feed(again, [(0, ended)])
+    assert sum(map(len, there.egress.values())) == count
+    await there.end()
+
+
+def began_trace() -> bytes:
+    return bytes(record(1)["trace_id"])
+
+
+class Broken:
+    """A detector that fails."""
+
+    name, subject, entries, evicted = "broken", "agent", 0, 0
+
+    def take(self, rows: pa.Table) -> list[Any]:
+        raise ZeroDivisionError("a defect")
+
+    def clear(self) -> None:
+        pass
+
+
+@script
+async def test_a_detector_that_fails_stops_neither_the_others_nor_the_record() -> None:
+    def make() -> Sequence[Detector]:
+        return [Broken(), *detectors()]
+
+    there = World(partitions=2, hosts=[Host("enforce-2")], make=make)
+    worker = await there.start()
+    await there.feed(worker, frames(there, 40))
+    await there.quiet(worker)
+    assert worker.lookout.defects == 2
+    assert DENY_BURST in {f.detector for f in there.words}
+    await there.end()
+
+
+@script
+async def test_aggregates_that_no_worker_of_ours_has_signed_are_refused() -> None:
+    there = await plainly()
+    strange = await plainly()
+    del strange.keys["work-1"]
+    for partition, messages in strange.egress.items():
+        there.egress[partition] += [messages[0], messages[0][:-1], b"noise"]
+    before = list(there.words)
+    worker = await there.start()
+    await there.quiet(worker)
+    assert (there.words, worker.lookout.calls) == (before, 0)
+    await there.end()
+
+
+def test_the_calls_of_these_tests_are_of_every_kind() -> None:
+    kinds = Counter(one["kind"] for one in calls())
+    assert kinds[Kind.DECISION] > 100
+    assert kinds[Kind.EFFECT] > 50
