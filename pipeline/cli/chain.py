@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pipeline.cli.asking import Asker, asking, jsonable
 from pipeline.cli.calls import details
+from pipeline.cli.chaincause import guess
 from pipeline.cli.chainpage import page
 from pipeline.cli.chainview import Shown, dot, text
 from pipeline.cli.common import Commands, add_clickhouse, config_of, home_of
@@ -45,6 +46,8 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="for programs")
     form.add_argument("--dot", action="store_true", help="a graph for Graphviz")
     form.add_argument("--html", metavar="FILE", help="write one page with everything in it, to attach to an incident")
+    what = "also ask time which call of another trace may have caused the first one, should a header have been lost"
+    parser.add_argument("--guess", action="store_true", help=what)
     add_clickhouse(parser)
     parser.set_defaults(run=run)
 
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args, home)
     with asking(home, config) as asker:
         kind, ids, more = find(asker, args.id)
-        drawn = [fetch(asker, one) for one in ids]
+        drawn = [fetch(asker, one, asks_time=args.guess) for one in ids]
     if args.json:
         said = {"asked": args.id, "kind": kind, "traces": [as_json(one) for one in drawn], "more_traces": more}
         print(json.dumps(said, indent=2))
@@ -125,7 +128,7 @@ def _has_trace(asker: Asker, digits: str) -> bool:
 # -- one trace -----------------------------------------------------------------------------------------------------------
 
 
-def fetch(asker: Asker, trace_id: str) -> Shown:
+def fetch(asker: Asker, trace_id: str, *, asks_time: bool = False) -> Shown:
     """A trace that is in the store, and its calls."""
     keys = asker.rows(
         f"SELECT boot, call_seq AS seq, verdict = {Verdict.ALLOW:d} OR mode != {Mode.ENFORCE:d} AS let_out,"
@@ -151,7 +154,10 @@ def fetch(asker: Asker, trace_id: str) -> Shown:
         unseen=keys[0]["many"] - len(keys),
     )  # fmt: skip
     stored = asker.rows("SELECT grade, version, calls, why FROM traces WHERE trace_id = {name:String}", name=trace_id)
-    return Shown(trace=trace, calls={row["call_id"]: row for row in rows}, stored=stored[0] if stored else None)
+    calls = {row["call_id"]: row for row in rows}
+    first = next(edge for edge in trace.edges if not edge.parent)
+    perhaps = guess(asker, calls[first.call_id]) if asks_time else None
+    return Shown(trace=trace, calls=calls, stored=stored[0] if stored else None, perhaps=perhaps)
 
 
 OWN: Final = ("let_out", "time_us", "ended_us")
@@ -162,6 +168,7 @@ def as_json(one: Shown) -> dict[str, Any]:
     """A trace and its calls: every column of `calls` with what was found of each beside it."""
     said: dict[str, Any] = {field: getattr(one.trace, field) for field in _FIELDS}
     said["stored"] = one.stored
+    said["perhaps"] = dataclasses.asdict(one.perhaps) if one.perhaps is not None else None
     said["calls_drawn"] = [
         {name: value for name, value in jsonable(dict(one.calls[edge.call_id])).items() if name not in OWN}
         | {"parent": edge.parent, "edge_assurance": edge.assurance, "effective_chain": list(edge.chain), "grade": edge.grade,

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.cli.asking import shown_span, shown_time
+from pipeline.cli.asking import named, shown_span, shown_time
 from pipeline.cli.calls import ended_of, place_of, verdict_of
+from pipeline.cli.chaincause import Perhaps
 from pipeline.cli.common import clock, printable, shown_size
 from pipeline.core.stitch.model import Edge, Trace
 
@@ -33,6 +34,8 @@ class Shown:
     trace: Trace
     calls: Mapping[str, Mapping[str, Any]]
     stored: Mapping[str, Any] | None = None
+    perhaps: Perhaps | None = None
+    """What may have caused its first call, where that was asked for and can be told."""
 
     @property
     def differs(self) -> str:
@@ -93,10 +96,15 @@ def head(one: Shown) -> list[tuple[str, str]]:
         ("grade", f"{trace.grade}: {trace.why or GRADES[trace.grade]}"),
         *([("", one.differs)] if one.differs else []),
         ("for", trace.root or "nobody"),
+        *([("perhaps", _perhaps(one.perhaps))] if one.perhaps is not None else []),
         ("agents", ", ".join(trace.agents) or "-"),
         ("enforcers", ", ".join(trace.enforcers) or "-"),
         ("calls", f"{trace.calls}{denied}, {began} UTC, {took}"),
     ]
+
+
+def _perhaps(one: Perhaps) -> str:
+    return f"caused by call {one.call_id} of trace {one.trace_id} ({one.agent} to {named(one.resource)}): by time alone"
 
 
 def facts(node: Node) -> str:

@@ -250,3 +250,25 @@ def test_records_of_other_kinds_do_not_make_a_call(store: Store, draw: Draw) -> 
     (row,) = call(1, 5, [ALICE, PLANNER]).records
     plant(store, [Made(FIRST_DOOR, 5, (row | {"kind": Kind.PROGRESS},))])
     assert "is no call, trace or session" in draw(TRACE, code=2)
+
+
+def asked(number: int, at: int, *, lost: bool) -> tuple[Made, Made]:
+    """The planner asks the researcher's host, who calls on 20 ms later; his header may be lost."""
+    ask = call(2 * number, 2 * number, [PLANNER], at=at, until=at + 100, resource='Host::"researcher:80"', action="http:POST")
+    trace, parent = (2 * number + 1, bytes(8)) if lost else (2 * number, ask.span)
+    return ask, call(
+        trace, 2 * number + 1, [RESEARCHER], boot=SECOND_DOOR, parent=parent, at=at + 20, until=at + 60,
+        resource='Host::"web:443"', action="http:GET",
+    )  # fmt: skip
+
+
+def test_time_names_the_cause_of_a_call_whose_header_was_lost(store: Store, draw: Draw) -> None:
+    made = [one for number in range(1, 12) for one in asked(number, 1_000 * number, lost=number == 11)]
+    ask, lost = made[-2:]
+    plant(store, made)
+    said = draw("--guess", lost.id)
+    cause = f"caused by call {ask.id} of trace {22:032x} (planner to researcher:80): by time alone"
+    assert f"perhaps    {cause}" in said.splitlines()
+    assert json.loads(draw("--guess", "--json", lost.id))["traces"][0]["perhaps"]["call_id"] == ask.id
+    assert "perhaps" not in draw(lost.id)
+    assert "perhaps" not in draw("--guess", ask.id), "nobody was seen to call the planner"
