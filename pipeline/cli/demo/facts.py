@@ -111,6 +111,7 @@ class Facts:
         said = self.until(lambda: next(iter(self._asker.rows(RESPONSE, rule=rule, since=since)), None), seconds,
                           lambda: f"rule `{rule}` revokes; findings: {self._seen(agent)}")  # fmt: skip
         epoch = int(said["epoch"])
+        found = self._asker.rows(FOUND, id=said["finding"])[0]["found"]  # at once: a later version takes its place
 
         def revoked() -> datetime | None:
             return next((row["since"] for row in self._asker.rows(REVOKED, epoch=epoch)), None)
@@ -129,7 +130,6 @@ class Facts:
 
         last = self.until(refused, seconds, f"a call of {agent} is refused as revoked")
         labels = labels_of(self._home)
-        found = self._asker.rows(FOUND, id=said["finding"])[0]["found"]
         return Closed(
             finding=said["finding"], rule=said["rule"], selector=said["selector"], epoch=epoch, crossed=said["crossed"],
             found=found if found <= at else None, revoked=at, refused=last["first"], refusals=int(last["calls"]),
