@@ -25,8 +25,8 @@ def named(seq: int, name: str, at_us: int = 0, **fields: Any) -> dict[str, Any]:
 
 def asked(seq: int, bits: int, at_us: int = 0, **fields: Any) -> dict[str, Any]:
     """A call with a query that nobody else asks."""
-    said = {"query_hash": seq << 16 | bits, "query_bits": bits, "host": "example.com", "domain": "example.com", "action": "http:GET"}
-    return record(seq, **({"time": START_US + at_us} | said | fields))
+    said = {"query_hash": seq << 16 | bits, "query_bits": bits, "host": "example.com", "domain": "example.com"}
+    return record(seq, **({"time": START_US + at_us, "action": "http:GET"} | said | fields))
 
 
 def turned(count: int) -> list[str]:
