@@ -148,7 +148,7 @@ STITCH_GONE_MAX: Final = 1 << 20
 STITCH_TEXT_BYTES_MAX: Final = 32 * MIB
 """Bytes of the chains that the traces in memory name. Reaching it: as STITCH_TRACES_MAX."""
 
-TRACE_SETTLE_S: Final = 30
+TRACE_SETTLE_S: Final = 10
 """How long nothing of a trace has come when it is no more provisional, seconds."""
 
 LEAK_PAIRS_MAX: Final = 65_536
