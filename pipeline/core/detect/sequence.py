@@ -1,9 +1,9 @@
 """Sequence: an agent calls tools in an order in which it has never called them.
 
 Of each task (a session, or where a call has none its trace) it is known when each tool was called first and last. Tool b comes
-after tool a in a task when b was called at some time after a was: with any number of other calls between them, so that a
-harmless call in between hides nothing. Each tool, and each such pair, belongs to the task that began first of those that have
-it: there it was new. Of a task that began at least 24 hours after the agent's first call,
+after tool a in a task when b was called at some time after a was (b may be a again): with any number of other calls between
+them, so that a harmless call in between hides nothing. Each tool, and each such pair, belongs to the task that began first of
+those that have it: there it was new. Of a task that began at least 24 hours after the agent's first call,
 
     new tools    tools that belong to it                                            15 points each, 45 at most
     new order    pairs that belong to it of two tools that do not                    5 points each, 25 at most
@@ -240,11 +240,11 @@ class Sequences:
 
 
 def _things(task: _Task) -> Iterable[Thing]:
-    """The tools of a task, and its pairs: a tool and one that was called at some time after it."""
+    """The tools of a task, and its pairs: a tool and one, or itself, that was called at some time after it."""
     yield from task.tools
     for a, of_a in task.tools.items():
         for b, of_b in task.tools.items():
-            if a != b and of_a[0] < of_b[1]:
+            if of_a[0] < of_b[1]:
                 yield a, b
 
 
