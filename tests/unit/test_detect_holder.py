@@ -34,8 +34,10 @@ def rescored(evidence: dict[str, Any]) -> float:
     """The score, from the evidence alone."""
     bound, other = evidence["bound"], evidence["other"]
     weight = 3 * (bound["enforcer"] != other["enforcer"]) + (bound["agent"] != other["agent"])
-    if bound["network"] and other["network"] and bound["network"] != other["network"]:
-        weight += 2
+    networks = {bound["network"], other["network"]}
+    if "" not in networks and len(networks) == 2 and networks != {"unix", "127.0.0.0/24"}:
+        first_minute = bound["enforcer"] == other["enforcer"] and other["first_us"] < bound["first_us"] + 60_000_000
+        weight += 1 if first_minute else 2
     weight += 2 * evidence["both_active"]
     return min(100.0, 17.5 * weight)
 
@@ -51,6 +53,9 @@ CASES = {
     "the same holder again": ([(0, "e1", "10.0.0.1", "a"), (1, "e1", "10.0.0.99", "a")], []),
     "another network hours later, which may be the same": ([(0, "e1", "10.0.0.1", "a"), (300, "e1", "10.9.0.1", "a")], []),
     "another network at the same time": ([(0, "e1", "10.0.0.1", "a"), (20, "e1", "10.9.0.1", "a")], [70.0]),
+    "another network in the first minute": ([(0, "e1", "10.0.0.1", "a"), (0, "e1", "10.9.0.1", "a")], []),
+    "another network and agent in the first minute": ([(0, "e1", "10.0.0.1", "a"), (0, "e1", "10.9.0.1", "b")], [70.0]),
+    "two ways to the enforcer on its machine": ([(0, "e1", "unix", "a"), (20, "e1", "127.0.0.1", "a")], []),
     "another enforcer hours later": ([(0, "e1", "unix", "a"), (300, "e2", "unix", "a")], []),
     "another enforcer and network hours later": ([(0, "e1", "10.0.0.1", "a"), (300, "e2", "10.9.0.1", "a")], [87.5]),
     "another enforcer and agent hours later": ([(0, "e1", "unix", "a"), (300, "e2", "unix", "b")], [70.0]),
@@ -111,6 +116,7 @@ def test_credentials_and_holders_beyond_the_limits_make_room_and_are_counted() -
     detector = SecondHolders(credentials=50, holders=4)
     detector.take(rows_of([record(n, credential=f"c{n}", address="unix") for n in range(1, 101)]).credentials)
     assert (detector.entries, detector.evicted) == (50, 50)
-    found = taken(detector, [[record(200 + n, credential="c", address=f"10.0.{n}.1", time=START_US + n)] for n in range(9)])
+    times = [START_US + 2 * n * MINUTE_US for n in range(9)]
+    found = taken(detector, [[record(200 + n, credential="c", address=f"10.0.{n}.1", time=at)] for n, at in enumerate(times)])
     assert detector.evicted == 51 + 5
     assert len(last_words(found)) == 3

@@ -5,14 +5,17 @@ from. The one whose first call is the earliest is the one that the credential is
 against that:
 
     enforcer    it came through another enforcer                                                3
-    network     it came from another network, where both are known                              2
+    network     it came from another network, where both are known: not one of this machine's   2
+                in the first minute of the credential, through the same enforcer                1
     agent       it was for another agent than the first call                                    1
     overlap     the bound holder has shown it within 30 minutes before, or since: both have it   2
 
 The weights are those of a bearer token (3 workload, 2 network, 1 kind of client, 2 both active); from 4 on it is a finding, of
 17.5 points each. There is one for a credential and holder, whatever it does next.
 
-What a network is decides what is missed: a thief behind the same enforcer and in the same /24 is the same holder.
+The first minute is for holders with two ways out (an IPv4 and an IPv6 address, a pool of them, a service that calls on their
+behalf): they show both at once. What a network is decides what is missed: a thief behind the same enforcer and in the same /24
+is the same holder, and so is one in another network who comes in that minute.
 """
 
 from collections.abc import Mapping
@@ -25,11 +28,17 @@ import pyarrow as pa
 from pipeline.core.detect.columns import codes, each_group, numbers
 from pipeline.core.detect.words import news
 from schemas.detectors import SECOND_HOLDER
+from schemas.egress import network_of
 from schemas.findings import Finding, Term
 from schemas.limits import HOLDER_CREDENTIALS_MAX, HOLDERS_MAX
 from schemas.records import call_id
+from schemas.vocabulary import UNIX
 
 OVERLAP_US: Final = 1_800_000_000
+BINDING_US: Final = 60_000_000
+HERE: Final = frozenset({UNIX, network_of("127.0.0.1"), network_of("::1")})
+"""Networks of the enforcer's own machine: one place."""
+
 WEIGHTS: Final[Mapping[str, int]] = {"enforcer": 3, "network": 2, "agent": 1, "overlap": 2}
 WEIGHT_MIN: Final = 4
 POINTS: Final = 17.5
@@ -150,7 +159,7 @@ def _finding(name: str, state: _Credential, bound: Holder, other: Holder) -> Fin
         "both_active": held.last_us >= shown.first[0] - OVERLAP_US,
     }  # fmt: skip
     terms = terms_of(evidence)
-    if sum(WEIGHTS[term.name] for term in terms) < WEIGHT_MIN:
+    if sum(term.value for term in terms) < WEIGHT_MIN:
         return None
     first_us, boot, seq, agent, _ = shown.first
     through, network = other
@@ -174,17 +183,26 @@ def _described(holder: Holder, use: Use) -> dict[str, Any]:
 def terms_of(evidence: Mapping[str, Any]) -> tuple[Term, ...]:
     """What is held against the first call of another holder."""
     bound, other = evidence["bound"], evidence["other"]
-    facts = {
-        "enforcer": bound["enforcer"] != other["enforcer"],
-        "network": bool(bound["network"] and other["network"]) and bound["network"] != other["network"],
-        "agent": bound["agent"] != other["agent"],
-        "overlap": bool(evidence["both_active"]),
+    elsewhere = bound["enforcer"] != other["enforcer"]
+    weights = {
+        "enforcer": WEIGHTS["enforcer"] * elsewhere,
+        "network": WEIGHTS["network"] * _are_two(bound["network"], other["network"]),
+        "agent": WEIGHTS["agent"] * (bound["agent"] != other["agent"]),
+        "overlap": WEIGHTS["overlap"] * evidence["both_active"],
     }
+    if not elsewhere and other["first_us"] - bound["first_us"] < BINDING_US:
+        weights["network"] = min(weights["network"], 1)
     return tuple(
-        Term(name=name, value=float(WEIGHTS[name]), points=WEIGHTS[name] * POINTS, why=_WHY[name])
-        for name, holds in facts.items()
-        if holds
+        Term(name=name, value=float(weight), points=weight * POINTS, why=_WHY[name])
+        for name, weight in weights.items()
+        if weight
     )
+
+
+def _are_two(one: str, other: str) -> bool:
+    if not one or not other or HERE.issuperset((one, other)):
+        return False
+    return one != other
 
 
 def _why(terms: tuple[Term, ...]) -> str:
