@@ -73,5 +73,4 @@ def revocation_alert(row: Mapping[str, Any], *, speaks: Dialect) -> Alert:
         event["comment"] = reason
     if speaks.modern:
         event |= {"action_id": DENIED if made else ALLOWED, "disposition_id": ACCESS_REVOKED if made else RESTORED}
-    key = name if kind.rstrip("*") == "agent" else selector
-    return Alert(uid=uid, key=key, time_us=row["time_us"], body=event)
+    return Alert(uid=uid, key=name if kind.rstrip("*") == "agent" else selector, time_us=row["time_us"], body=event)

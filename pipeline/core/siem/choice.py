@@ -2,14 +2,14 @@
 
     new                        in the order of (stored, kind, key), late ones first
     more of a kind are there   nothing of any kind behind the last that was read of it: what is stored first is sent first
-    an update that changes     at most once in UPDATE_US for each finding; the last one always
-    neither severity nor state
+    an update that changes     at most once in UPDATE_US for each finding, the last one always; but before anything else of its
+    neither severity nor state agent that was stored later, so that an agent's events keep their order
 
 An `Item` is what is done or not done as a whole: a row and its event, or all refused calls of a frame.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pipeline.core.ocsf import Alert, Dialect, finding_alert, refusal_alert, response_alert, revocation_alert
@@ -32,16 +32,23 @@ _ORDER: Final = {source: number for number, source in enumerate((FOUND, JUDGED, 
 ROWS_MAX: Final = 200
 """Rows of one look."""
 
+PAGE_WAITS_MAX: Final = 5000
+"""Updates that one look puts off."""
+
 UPDATE_US: Final = 60 * 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """That a row is there: its kind, when it was stored, its key; of a finding its id, version and severity too."""
+    """That a row is there: its kind, when it was stored, its key; of a finding its id, version and severity too.
+
+    `agent` is what its event's order is kept by, None where only its row says that.
+    """
 
     source: str
     at_us: int
     key: str
+    agent: str | None = None
     finding: str = ""
     version: int = 0
     severity: str = ""
@@ -64,6 +71,8 @@ class Item:
     alerts: Sequence[Alert] = ()
     marks: Sequence[tuple[str, str, int]] = ()
     """(source, key, stored) that are seen once the alerts were taken."""
+    ahead: Sequence[tuple[str, str, int]] = ()
+    """The same, of rows whose turn had not come: a finding is read in its latest version."""
     told: Sequence[tuple[str, Told]] = ()
     frame: Arrived | None = None
 
@@ -72,6 +81,9 @@ class Item:
         for source, key, at_us in self.marks:
             if source in cursor.marks:
                 cursor.marks[source].take(key, at_us, cursor.overlap_us)
+        for source, key, at_us in self.ahead:
+            if source in cursor.marks:
+                cursor.marks[source].take(key, at_us, cursor.overlap_us, ahead=True)
         for finding, told in self.told:
             cursor.tell(finding, told)
         if self.frame is not None and cursor.frames is not None:
@@ -87,29 +99,53 @@ def due(cursor: Cursor, pages: Iterable[Page], now_us: int) -> tuple[list[Entry]
         (entry for page in pages for entry in page.entries if bound is None or entry.at_us <= bound),
         key=lambda entry: (entry.at_us, _ORDER[entry.source], entry.key),
     )
-    wanted, waits = [], []
-    for entry in entries[:ROWS_MAX]:
-        if entry.source == FOUND and (told := _later(cursor, entry, now_us)) is not None:
-            mark = (FOUND, entry.key, entry.at_us)
-            waits.append(Item(at_us=entry.at_us, marks=[mark], told=[(entry.finding, told)]))
-        else:
-            wanted.append(entry)
-    room = ROWS_MAX - len(wanted)
-    there = {entry.finding for entry in wanted if entry.source == FOUND}
-    waited = [one for one, told in cursor.told.items() if 0 < told.due_us <= now_us and one not in there][: max(0, room)]
-    wanted += [Entry(source=FOUND, at_us=now_us, key="", finding=one) for one in waited]
-    return wanted, waits
+    # whose next version is here has its turn with that
+    newer = {entry.finding for page in pages for entry in page.entries if entry.source == FOUND}
+    turn = _Turn({one: told for one, told in cursor.told.items() if told.due_us and one not in newer})
+    waits: list[Item] = []
+    for entry in entries:
+        if len(turn.wanted) >= ROWS_MAX or len(waits) >= PAGE_WAITS_MAX:
+            return turn.wanted, waits
+        told = cursor.told.get(entry.finding) if entry.source == FOUND else None
+        if told is not None and (later := _later(told, entry, now_us)) is not None:
+            waits.append(Item(at_us=entry.at_us, marks=[(FOUND, entry.key, entry.at_us)], told=[(entry.finding, later)]))
+            if later.due_us:
+                turn.waiting[entry.finding] = later
+            continue
+        known = cursor.told.get(entry.finding) if entry.source == DONE else None
+        if turn.flush(known.agent if known is not None else entry.agent):
+            turn.wanted.append(entry)
+    for agent in [told.agent for told in turn.waiting.values() if told.due_us <= now_us]:
+        turn.flush(agent)
+    return turn.wanted, waits
 
 
-def _later(cursor: Cursor, entry: Entry, now_us: int) -> Told | None:
+@dataclass(slots=True)
+class _Turn:
+    """What is read in one look, and the updates that would wait for a later one."""
+
+    waiting: dict[str, Told]
+    wanted: list[Entry] = field(default_factory=list)
+
+    def flush(self, agent: str | None) -> bool:
+        """Let what waits of an agent go first, of everyone where it is not known who; False when there is no more room."""
+        for finding, told in sorted(self.waiting.items(), key=lambda one: one[1].waits_us):
+            if agent is None or told.agent == agent:
+                if len(self.wanted) >= ROWS_MAX:
+                    return False
+                self.wanted.append(Entry(source=FOUND, at_us=told.waits_us, key="", finding=finding, agent=told.agent))
+                del self.waiting[finding]
+        return True
+
+
+def _later(told: Told, entry: Entry, now_us: int) -> Told | None:
     """What is remembered of a finding whose new version can wait; None where it is sent now."""
-    told = cursor.told.get(entry.finding)
-    if told is None or entry.severity != told.severity or entry.withdrawn != (told.state == "withdrawn"):
+    if entry.severity != told.severity or entry.withdrawn != (told.state == "withdrawn"):
         return None
     if entry.version <= told.version:
-        return told  # it was sent already, with a newer version that was read in its place
+        return told  # it was sent already: in the place of an older one
     due_us = told.due_us or told.sent_us + UPDATE_US
-    return None if due_us <= now_us else replace(told, due_us=due_us)
+    return None if due_us <= now_us else replace(told, due_us=due_us, waits_us=entry.at_us)
 
 
 def items(
@@ -147,19 +183,20 @@ def _found(
     marks = [(FOUND, entry.key, entry.at_us)] if entry.key else []
     known = told.get(entry.finding)
     if not rows:  # dropped by somebody since it was looked at
-        gone = [(entry.finding, replace(known, due_us=0))] if known is not None else []
+        gone = [(entry.finding, replace(known, due_us=0, waits_us=0))] if known is not None else []
         return Item(at_us=entry.at_us, marks=marks, told=gone)
     row = rows[0]
-    marks.append((FOUND, f"{row['id']}:{row['version']}", row["stored_us"]))
-    new = Told(version=row["version"], severity=row["severity"], state=row["state"], sent_us=now_us)
+    ahead = [(FOUND, f"{row['id']}:{row['version']}", row["stored_us"])]
+    new = Told(version=row["version"], severity=row["severity"], state=row["state"], sent_us=now_us, agent=row["agent"])
     if known is not None and (
         (known.version, known.severity, known.state) == (new.version, new.severity, new.state)
         or known.state == new.state == "false"
     ):
         # nothing new: it was read before in place of an older version, or is a false one that goes on
-        return Item(at_us=entry.at_us, marks=marks, told=[(entry.finding, replace(known, version=new.version, due_us=0))])
+        told_now = replace(known, version=new.version, due_us=0, waits_us=0)
+        return Item(at_us=entry.at_us, marks=marks, ahead=ahead, told=[(entry.finding, told_now)])
     alert = finding_alert(row, told=known is not None, speaks=speaks)
-    return Item(at_us=entry.at_us, alerts=[alert], marks=marks, told=[(entry.finding, new)])
+    return Item(at_us=entry.at_us, alerts=[alert], marks=marks, ahead=ahead, told=[(entry.finding, new)])
 
 
 def _judged(entry: Entry, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Told], speaks: Dialect) -> Item:

@@ -55,10 +55,10 @@ class Mark:
         """Where the window begins."""
         return max(self.floor_us, self.at_us - overlap_us)
 
-    def take(self, key: str, at_us: int, overlap_us: int) -> None:
-        """A row was taken."""
+    def take(self, key: str, at_us: int, overlap_us: int, *, ahead: bool = False) -> None:
+        """A row was taken. `ahead`: out of its turn, so that what was stored before it may still be to come."""
         self.seen[key] = at_us
-        if at_us > self.at_us:
+        if not ahead and at_us > self.at_us:
             self.at_us = at_us
             low = self.low_us(overlap_us)
             self.seen = {one: at for one, at in self.seen.items() if at >= low}
@@ -78,8 +78,11 @@ class Told:
     severity: str
     state: str
     sent_us: int
+    agent: str = ""
     due_us: int = 0
-    """When a version that is newer and not much different is sent; 0 while there is none."""
+    """When a version that is newer and not much different is sent at the latest; 0 while there is none."""
+    waits_us: int = 0
+    """When that version was stored."""
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class Cursor:
                 for source, mark in self.marks.items()
             },
             "told": {
-                one: [known.version, known.severity, known.state, known.sent_us, known.due_us]
+                one: [known.version, known.severity, known.state, known.sent_us, known.agent, known.due_us, known.waits_us]
                 for one, known in self.told.items()
             },
         }
@@ -134,9 +137,10 @@ def decode(data: bytes, *, overlap_us: int, where: str) -> Cursor:
             raise OperatorFault(f"{where}: has format `{value['format']}`, this Wardline knows {FORMAT}")
         marks = {source: _mark(one) for source, one in value["marks"].items()}
         told = OrderedDict(
-            (one, Told(version=int(version), severity=str(severity), state=str(state), sent_us=int(sent), due_us=int(due)))
-            for one, (version, severity, state, sent, due) in value["told"].items()
-        )
+            (one, Told(version=int(version), severity=str(severity), state=str(state), sent_us=int(sent), agent=str(agent),
+                       due_us=int(due), waits_us=int(waits)))
+            for one, (version, severity, state, sent, agent, due, waits) in value["told"].items()
+        )  # fmt: skip
         frames = Frames.decode(value["frames"]) if "frames" in value else None
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise OperatorFault(f"{where}: is no cursor of a sink; remove it, and the sink begins with the last hour") from fault

@@ -21,7 +21,7 @@ LANES_MAX: Final = 100
 _KINDS: Final = {JUDGED: "exception", REVOKED: "revocation"}
 """The kind of control entry that a source reads."""
 
-_NOTHING: Final = "toUInt64(0) AS latest, '' AS how, 0 AS gone"
+_NOTHING: Final = "'' AS who, toUInt64(0) AS latest, '' AS how, 0 AS gone"
 _US: Final = "toUnixTimestamp64Micro"
 _FINDING: Final = (
     f"id, version, toString(detector) AS detector, subject, toString(agent) AS agent, domain, host, credential, session,"
@@ -56,6 +56,7 @@ def entries_sql(source: str, low_us: int, after: tuple[int, str]) -> str:
     if source == FOUND:
         return (
             f"{named} id AS finding, concat(id, ':', toString(max(version))) AS ident, {_US}(argMax(stored, version)) AS at,"
+            f" argMax(toString(agent), version) AS who,"
             f" max(version) AS latest, argMax(toString(severity), version) AS how, argMax(withdrawn, version) AS gone"
             f" FROM findings_stored WHERE {since} GROUP BY id {behind}"
         )
@@ -81,9 +82,16 @@ def _control_key() -> str:
 def entry_of(source: str, row: Mapping[str, Any]) -> Entry:
     """A row of `entries_sql`."""
     if source == FOUND:
-        return Entry(source=source, at_us=row["at"], key=row["ident"], finding=row["finding"], version=row["latest"],
-                     severity=row["how"], withdrawn=bool(row["gone"]))  # fmt: skip
-    return Entry(source=source, at_us=row["at"], key=row["ident"], finding=row["finding"])
+        return Entry(source=source, at_us=row["at"], key=row["ident"], agent=row["who"], finding=row["finding"],
+                     version=row["latest"], severity=row["how"], withdrawn=bool(row["gone"]))  # fmt: skip
+    agent = agent_of(row["ident"].split(":", 2)[2]) if source == REVOKED else None
+    return Entry(source=source, at_us=row["at"], key=row["ident"], agent=agent, finding=row["finding"])
+
+
+def agent_of(selector: str) -> str:
+    """The agent that a selector is about, or the selector: what the order of its events is kept by."""
+    kind, _, name = selector.partition(":")
+    return name if kind.rstrip("*") == "agent" else selector
 
 
 def findings_sql(ids: Iterable[str]) -> str:

@@ -110,7 +110,7 @@ class Reader:
             for entry in of[DONE]:
                 if (row := done.get(entry.key)) is not None:
                     finding = findings.get(entry.finding) or _unknown(entry, row)
-                    found[row_key(entry)] = [finding | {name: row[name] for name in _OF_RESPONSE}]
+                    found[row_key(entry)] = [finding | {"stored_us": entry.at_us} | {name: row[name] for name in _OF_RESPONSE}]
         if of[REVOKED]:
             for row in self._ask(questions.control_sql(REVOKED, {entry.key for entry in of[REVOKED]})):
                 found[f"{REVOKED}/{row['ident']}"] = [row]
