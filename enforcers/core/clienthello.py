@@ -174,3 +174,14 @@ def _server_name(value: bytes) -> str:
     if len(name) > _NAME_BYTES_MAX or not _NAME.fullmatch(name):
         raise _Malformed("server name that is no host name")
     return name.decode().lower().removesuffix(".")
+
+
+def differs(found: Hello | NotTls, host: str) -> str:
+    """Why what a client sends first does not show that it means `host`; empty where it does."""
+    if isinstance(found, NotTls):
+        return f"no tls: {found.why}"
+    if found.ech:
+        return "encrypted client hello"
+    if not found.sni:
+        return "no server name"
+    return "" if found.sni == host.lower().removesuffix(".") else f"server name `{found.sni}`"

@@ -22,7 +22,7 @@ from enforcers.core.exchange import Desk, Exchange
 from enforcers.core.gate import Gate
 from enforcers.core.http.head import parse_request
 from enforcers.core.http.target import read_target
-from enforcers.doors.egress.dial import Dialer
+from enforcers.doors.egress.dial import Dial, Dialer, Told
 from enforcers.doors.egress.metrics import Figures
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver
@@ -86,8 +86,8 @@ class Routed(Dialer):
 
     tls_port = 443
 
-    async def dial(self, host: str, port: int, literal: Address | None, factory: Any) -> tuple[asyncio.Transport, Any, str]:
-        return await super().dial(host, self.tls_port if port == 443 else port, literal, factory)
+    def start(self, host: str, port: int, literal: Address | None, factory: Any, told: Told) -> Dial:
+        return super().start(host, self.tls_port if port == 443 else port, literal, factory, told)
 
 
 class MiniDoor:

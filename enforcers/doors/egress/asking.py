@@ -19,33 +19,34 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """What a request asks for, whoever asks it again: all of a `Call` but its time and its trace."""
+    """What a request asks for, however it is said again: all of a `Call` but its time and its trace."""
 
     caller: Caller
-    request: Request
+    method: str
+    where: Where
     before: tuple[object, ...]
     """The fields of a `Call` between its time and its trace, in their order."""
     after: tuple[object, ...]
     """Those behind it."""
 
 
-def _asked(door: "Door", caller: Caller, request: Request, where: Where, peer: str) -> Asked:
+def _asked(door: "Door", caller: Caller, method: str, where: Where, peer: str) -> Asked:
     size, bits, mark = measure(where.query, door.query_key) if where.query else (0, 0, 0)
-    before = door.name, caller.chain, f"http:{request.method}", target_of(where.uid, where.scheme)
+    before = door.name, caller.chain, f"http:{method}", target_of(where.uid, where.scheme)
     after = (
         caller.session, caller.assurance, caller.credential, caller.proof, caller.token, caller.twin, caller.key, "",
         caller.issuer, caller.issued_s, path_text(where.path), size, bits, mark, peer, 0, Kept(),
     )  # fmt: skip
-    return Asked(caller, request, before, after)
+    return Asked(caller, method, where, before, after)
 
 
 def ask(
     door: "Door", last: Last, caller: Caller, peer: str, now_ns: int
 ) -> tuple[Exchange, Trace, Refusal | None]:
     """Decide and record the call of the request that came last from `peer`; a Refusal where it may not go on."""
-    request, asked = last.request, last.asked
-    if asked is None or asked.request is not request or asked.caller is not caller:
-        asked = last.asked = _asked(door, caller, request, last.where, peer)
+    request, where, asked = last.request, last.where, last.asked
+    if asked is None or asked.where is not where or asked.caller is not caller or asked.method != request.method:
+        asked = last.asked = _asked(door, caller, request.method, where, peer)
     trace = read_trace(request.trace, door.mint()) if request.trace else new_trace(door.mint())
     exchange = Exchange(door.desk, caller)
     # one tuple of others, which a client that asks the same again need not have made again

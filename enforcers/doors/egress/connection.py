@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import lru_cache
 from typing import Final
 
 from enforcers.doors.egress.ends import Held, reset
@@ -16,6 +17,9 @@ LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 4 << 20
 """How long, and for how many bytes, a connection that we end is still read: closed with bytes unread, the kernel would take our
 last answer away from the client."""
+
+
+_spelled = lru_cache(1024)(peer_address)
 
 
 class Connection(Held):
@@ -36,7 +40,7 @@ class Connection(Held):
         self.transport = transport  # type: ignore[assignment]  # uvloop's are asyncio.Transport in all but name
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
-            self.peer = peer_address(name[0])
+            self.peer = _spelled(name[0])
         elif name is not None:  # a socket on disk: whoever connects to it has no name there, or one that says nothing
             self.peer = UNIX
 

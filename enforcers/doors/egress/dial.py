@@ -9,11 +9,11 @@ name led somewhere that it may not.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from enforcers.core.addresses import OWN, Address, Rules, address_text, read_address, refused
+from enforcers.core.addresses import OWN, Address, Rules, address_text, refused
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver, Unreachable
 from schemas.config import Egress
@@ -21,16 +21,14 @@ from schemas.errors import AgentFault
 from schemas.vocabulary import shown
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-R = TypeVar("R")
+
+Told: TypeAlias = Callable[[tuple[asyncio.Transport, Any] | None, Exception | None, str], None]
 
 TRY_S_MIN: Final = 0.25
 """How long one address is tried at least when others follow: `dial_ms` is shared among those that are left."""
 
 JUDGED_MAX: Final = 4096
 """Addresses with a port whose judgement is remembered for as long as nothing changes where Wardline itself listens."""
-
-_LATE: Final = "its time is up"
-"""What a dial is cancelled with that takes too long."""
 
 
 class Refused(AgentFault):
@@ -43,10 +41,10 @@ class Dialer:
     """One door's way to origins. Used on the thread of its loop."""
 
     def __init__(self, config: Egress, rules: Rules, own: Own, resolver: Resolver) -> None:
-        self._dial_s = config.dial_ms / 1000
+        self.dial_s = config.dial_ms / 1000
         self._rules = rules
-        self._own = own
-        self._resolver = resolver
+        self.own = own
+        self.resolver = resolver
         self._loop: asyncio.AbstractEventLoop | None = None
         self._judged: dict[tuple[Address, int], str] = {}
         self._judged_by = own.current
@@ -57,7 +55,7 @@ class Dialer:
         Remembered until `own` says something new, which it does at least once a second; not where it depends on the addresses
         that this machine has, since these may change at any time.
         """
-        own = self._own.now()
+        own = self.own.now()
         if port in own.everywhere:
             return refused(address, port, self._rules, own)
         if own is not self._judged_by or len(self._judged) >= JUDGED_MAX:
@@ -74,65 +72,166 @@ class Dialer:
 
         Raises Refused, or Unreachable with `dns`, `connect` or `timeout`, within `dns_ms` and `dial_ms`.
         """
-        if self._own.is_named(host, port):
-            raise Refused(f"`{shown(host)}:{port}` is {OWN}")
-        if literal is not None:
-            addresses = [literal]
-        elif (known := self._resolver.known(host)) is not None:
-            addresses = known
-        else:
-            addresses = await self._resolver.lookup(host)
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        made: list[tuple[asyncio.Transport, P]] = []
+
+        def told(made_of: Any, fault: Exception | None, address: str) -> None:
+            if done.done():
+                return
+            if fault is not None:
+                done.set_exception(fault)
+            else:
+                made.append(made_of)
+                done.set_result(address)
+
+        dial = self.start(host, port, literal, factory, told)
+        try:
+            address = await done
+        finally:
+            dial.cancel()
+        return *made[0], address
+
+    def start(self, host: str, port: int, literal: Address | None, factory: Callable[[], Any], told: Told) -> "Dial":
+        """The same without a task: `told` is called once, with (transport, protocol) and `IP:PORT`, or with what `dial` raises.
+
+        That may be before this returns; not behind `Dial.cancel`.
+        """
+        return Dial(self, host, port, literal, factory, told)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one on which it is used."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        loop = self._loop
-        end, passed, fault = loop.time() + self._dial_s, "", Unreachable("connect", "")
-        for at, address in enumerate(addresses):
-            text, shown_as = _texts(address, port)
-            if why := self.judge(address, port):
-                passed = passed or f"{why}: {shown_as}"
+        return self._loop
+
+
+class Dial:
+    """One dial on its way."""
+
+    __slots__ = (
+        "_addresses", "_at", "_connecting", "_dialer", "_end", "_factory", "_fault", "_over", "_passed", "_port", "_share",
+        "_shown", "_timer", "_told", "_waits",
+    )  # fmt: skip
+
+    def __init__(
+        self, dialer: Dialer, host: str, port: int, literal: Address | None, factory: Callable[[], Any], told: Told
+    ) -> None:
+        self._dialer = dialer
+        self._port = port
+        self._factory = factory
+        self._told = told
+        self._over = False
+        self._waits: asyncio.Future[Any] | None = None
+        """What it waits for."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._addresses: list[Address] = []
+        self._at = 0
+        self._end = self._share = 0.0
+        self._passed = self._shown = ""
+        self._fault: Exception = Unreachable("connect", "")
+        self._connecting: Coroutine[Any, Any, Any] | None = None
+        if dialer.own.is_named(host, port):
+            self._tell(None, Refused(f"`{shown(host)}:{port}` is {OWN}"))
+        elif literal is not None:
+            self._begin([literal])
+        elif (known := dialer.resolver.known(host)) is not None:
+            self._begin(known)
+        else:
+            self._waits = dialer.loop.create_task(dialer.resolver.lookup(host))
+            self._waits.add_done_callback(self._looked_up)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. A connection that is made already is its protocol's to close."""
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._waits is not None:
+            self._waits.cancel()
+
+    def _tell(self, made: tuple[asyncio.Transport, Any] | None, fault: Exception | None) -> None:
+        told, self._over = self._told, True
+        self._told = _nobody  # neither holds the other any more
+        told(made, fault, self._shown)
+
+    def _looked_up(self, found: "asyncio.Future[list[Address]]") -> None:
+        if self._over:
+            if not found.cancelled():
+                found.exception()
+            return
+        fault = found.exception() if not found.cancelled() else Unreachable("dns", "the lookup was given up")
+        if fault is None:
+            self._begin(found.result())
+        else:
+            assert isinstance(fault, Exception)
+            self._tell(None, fault)
+
+    def _begin(self, addresses: list[Address]) -> None:
+        self._addresses = addresses
+        self._end = self._dialer.loop.time() + self._dialer.dial_s
+        self._next()
+
+    def _next(self) -> None:
+        """Try the next address that may be dialled."""
+        dialer, addresses, loop = self._dialer, self._addresses, self._dialer.loop
+        while self._at < len(addresses):
+            address = addresses[self._at]
+            text, self._shown = _texts(address, self._port)
+            self._at += 1
+            if why := dialer.judge(address, self._port):
+                self._passed = self._passed or f"{why}: {self._shown}"
                 continue
-            left = end - loop.time()
+            left = self._end - loop.time()
             if left <= 0:
                 break
-            share = max(left / (len(addresses) - at), min(TRY_S_MIN, left))
-            try:
-                transport, protocol = await _within(share, loop.create_connection(factory, text, port), loop)
-            except TimeoutError:
-                fault = Unreachable("timeout", f"{shown_as} did not answer within {share:.3g} s", "dial_ms")
-            except OSError as caught:
-                said = (caught.strerror or str(caught)).lower()
-                fault = Unreachable("connect", f"{shown_as}: {said}")
-            else:
-                _check_peer(transport, address, text, port)
-                return transport, protocol, shown_as
-        if passed:
-            raise Refused(passed)
-        raise fault
+            self._share = max(left / (len(addresses) - self._at + 1), min(TRY_S_MIN, left))
+            self._timer = loop.call_later(self._share, self._late)
+            self._connecting = loop.create_connection(self._factory, text, self._port)
+            self._step(None)
+            return
+        self._tell(None, Refused(self._passed) if self._passed else self._fault)
+
+    def _late(self) -> None:
+        """This address has had its time."""
+        if self._waits is not None:
+            self._waits.cancel()
+
+    def _step(self, _: "asyncio.Future[Any] | None") -> None:
+        """Go on with the connection as far as it goes, as a task would: there is a dial for each tunnel, and a task for each
+        takes as long as all else here."""
+        assert self._connecting is not None
+        assert self._timer is not None
+        try:
+            self._waits = waits = self._connecting.send(None)
+        except StopIteration as made:
+            self._timer.cancel()
+            if not self._over:
+                self._tell(made.value, None)
+            return
+        except asyncio.CancelledError:
+            self._fault = Unreachable("timeout", f"{self._shown} did not answer within {self._share:.3g} s", "dial_ms")
+        except OSError as caught:
+            self._fault = Unreachable("connect", f"{self._shown}: {(caught.strerror or str(caught)).lower()}")
+        except Exception as caught:  # a fault of ours or of the loop's: whoever waits says so
+            self._timer.cancel()
+            self._tell(None, caught)
+            return
+        else:
+            waits._asyncio_future_blocking = False
+            waits.add_done_callback(self._step)
+            return
+        self._timer.cancel()
+        if not self._over:
+            self._next()
 
 
-async def _within(seconds: float, waits: Awaitable[R], loop: asyncio.AbstractEventLoop) -> R:
-    """As `asyncio.timeout`, in less than half of its time: there is a dial for each tunnel. Raises TimeoutError."""
-    task = asyncio.current_task(loop)
-    assert task is not None
-    timer = loop.call_later(seconds, task.cancel, _LATE)
-    try:
-        return await waits
-    except asyncio.CancelledError as cancelled:
-        if cancelled.args != (_LATE,) or task.uncancel():  # somebody else's, perhaps beside ours
-            raise
-        raise TimeoutError from None
-    finally:
-        timer.cancel()
+def _nobody(_made: object, _fault: Exception | None, _address: str) -> None:
+    """Whoever waited was told."""
 
 
 @lru_cache(JUDGED_MAX)
 def _texts(address: Address, port: int) -> tuple[str, str]:
     """An address as the kernel is given it, and as it stands in a record with its port."""
     return str(address), address_text(address, port)
-
-
-def _check_peer(transport: asyncio.BaseTransport, address: Address, text: str, port: int) -> None:
-    """What was judged is what was dialled: the kernel says so too, unless the connection is gone already."""
-    peer = transport.get_extra_info("peername")
-    good = peer is None or (peer[1] == port and (peer[0] == text or read_address(peer[0]) == address))
-    assert good, f"dialled {peer[:2]}, judged {address}"

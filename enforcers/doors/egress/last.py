@@ -2,7 +2,7 @@
 
     same head, byte for byte   ->  the same request, to the same place
     same credential            ->  the same caller, until `identify` forgets or its time is up
-    both                       ->  the same question: policies and board are asked it anew, and it is recorded anew
+    same caller, same target   ->  the same question: policies and board are asked it anew, and it is recorded anew
 
 What is kept here was kept with the request in hand before there was this module, and goes with its connection.
 """

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from enforcers.core.addresses import Address
-from enforcers.core.clienthello import Hello, NotTls, look
+from enforcers.core.clienthello import Hello, differs, look
 from enforcers.core.exchange import Exchange
 from enforcers.core.refusal import Refusal
-from enforcers.doors.egress.dial import Refused
+from enforcers.doors.egress.dial import Dial, Refused
 from enforcers.doors.egress.ends import BUFFER_BYTES, Side, Waiting, close, drop, reset, unsent
 from enforcers.doors.egress.resolve import Unreachable
 from enforcers.doors.egress.tunnels import Holds
@@ -115,8 +115,8 @@ class Tunnel:
     """One tunnel, from its 200 to its effect. Every way it ends leads through `_over`, once."""
 
     __slots__ = (
-        "_answer", "_client", "_done", "_door", "_near", "_needed", "_origin", "_recorded", "_recorded_at", "_seen",
-        "_status", "_still_since", "_task", "_tls", "_waiting", "_where", "agent", "exchange", "round",
+        "_answer", "_client", "_dial_out", "_dialling", "_done", "_door", "_near", "_needed", "_origin", "_recorded",
+        "_recorded_at", "_seen", "_status", "_still_since", "_tls", "_waiting", "_where", "agent", "exchange", "round",
     )  # fmt: skip
 
     def __init__(self, door: Holds, exchange: Exchange, agent: str, client: asyncio.Transport) -> None:
@@ -136,7 +136,10 @@ class Tunnel:
         self._tls = False
         """Whether what the client sent is the beginning of TLS, so that it understands an alert."""
         self._needed = 1
-        self._task: asyncio.Task[None] | None = None
+        self._dialling = False
+        """Whether it is known where to, and the origin is on its way, or there."""
+        self._dial_out: Dial | None = None
+        """While it is on its way."""
         self._status = 0
         self._seen = self._recorded = 0
         self._still_since = self._recorded_at = 0.0
@@ -164,7 +167,7 @@ class Tunnel:
         if waiting is None or where is None:
             return
         data = waiting.data
-        if self._task is not None:
+        if self._dialling:
             if len(data) > BUFFER_BYTES:
                 self._client.pause_reading()
             return
@@ -180,7 +183,7 @@ class Tunnel:
                 self._ask(f"the client's {len(data)} bytes are no whole hello")
             return
         self._tls = isinstance(found, Hello)
-        if why := _differs(found, where.host):
+        if why := differs(found, where.host):
             self._ask(why)
         else:
             self._dial()
@@ -200,22 +203,30 @@ class Tunnel:
 
     def _dial(self) -> None:
         self._door.tunnels.have_bytes(self)
-        self._task = self._door.tunnels.loop.create_task(self._dialling())
-
-    async def _dialling(self) -> None:
-        try:
-            await self._dialled()
-        except Exception as fault:  # a bug of ours must not leave a client waiting for ever
-            log.exception("a tunnel was ended by a fault of ours")
-            self._fail("fault", f"fault of the door: {type(fault).__name__}")
-
-    async def _dialled(self) -> None:
         where = self._where
         assert where is not None
+        self._dialling = True
+        dial = self._door.dialer.start(where.host, where.port, where.literal, self._far, self._dialled)
+        if not self._done and self._near is None:  # else it is over already
+            self._dial_out = dial
+
+    def _dialled(self, _: object, fault: Exception | None, address: str) -> None:
+        if self._done:
+            return
+        self._dial_out = None
         try:
-            *_, self.exchange.address = await self._door.dialer.dial(where.host, where.port, where.literal, self._far)
-        except (Refused, Unreachable) as fault:
-            return None if self._done else self._not_dialled(fault)
+            if isinstance(fault, (Refused, Unreachable)):
+                self._not_dialled(fault)
+            elif fault is not None:
+                raise fault
+            else:
+                self.exchange.address = address
+                self._connected()
+        except Exception as found:  # a bug of ours must not leave a client waiting for ever
+            log.exception("a tunnel was ended by a fault of ours")
+            self._fail("fault", f"fault of the door: {type(found).__name__}")
+
+    def _connected(self) -> None:
         waiting, origin = self._waiting, self._origin
         if origin is None or waiting is None:  # it ended in the turn in which the connection was made
             return None
@@ -373,11 +384,11 @@ class Tunnel:
     def _over(self, leave: Callable[[asyncio.Transport], None] = reset) -> None:
         """Let go of everything but the client's connection. Its effect is recorded, or waits for room."""
         self._done = True
-        task, near, origin = self._task, self._near, self._origin
+        dial, near, origin = self._dial_out, self._near, self._origin
         self._door.tunnels.remove(self)
-        if task is not None and not task.done() and task is not asyncio.current_task(self._door.tunnels.loop):
-            task.cancel()
-        self._task = self._origin = self._near = self._waiting = self._where = None
+        if dial is not None:
+            dial.cancel()
+        self._dial_out = self._origin = self._near = self._waiting = self._where = None
         if near is not None:
             near.part()
         if origin is not None:
@@ -385,14 +396,3 @@ class Tunnel:
         transport = getattr(origin, "transport", None)  # none while it is being connected
         if transport is not None and not transport.is_closing():
             leave(transport)
-
-
-def _differs(found: Hello | NotTls, host: str) -> str:
-    """Why what a client sends first does not show that it means `host`; empty where it does."""
-    if isinstance(found, NotTls):
-        return f"no tls: {found.why}"
-    if found.ech:
-        return "encrypted client hello"
-    if not found.sni:
-        return "no server name"
-    return "" if found.sni == host.lower().removesuffix(".") else f"server name `{found.sni}`"
