@@ -30,12 +30,15 @@ class Answered(Sink):
         self._append("findings_stored", pa.Table.from_pylist([finding_row(finding, worker)], schema=FINDING_SCHEMA))
 
     def responses(self, since_us: int, findings: Sequence[str]) -> list[Response]:
-        """What rules did since then that counts for their limits, and all that they did about some findings."""
+        """What rules did since then that counts for their limits, and all that they did about some findings.
+
+        Rows that were replaced may be among them: a book does not mind.
+        """
         named = ", ".join(quote_text(one) for one in findings)
         with self._errors():
             rows = self._connected().query(
                 "SELECT finding, rule, selector, state, epoch, for_s, toUnixTimestamp64Micro(time), why"
-                f" FROM {quote_name(self._database)}.responses_stored FINAL WHERE finding IN ({named})"
+                f" FROM {quote_name(self._database)}.responses_stored WHERE finding IN ({named})"
                 f" OR (state IN ('{REVOKED}', '{LIMITED}') AND time > fromUnixTimestamp64Micro({since_us}))"
             ).result_rows
         return [

@@ -1,8 +1,8 @@
-"""Files what was noticed: rows first, then what it makes of the agent, then what a rule does about it, then who follows hears.
+"""Files what was noticed: rows first, then what rules do about it, then what it makes of the agent, then who follows hears.
 
     words of detectors        those that are news become rows
-    agents that they name     their findings of the days are read back: what they amount to is a finding of `risk`
     rules                     hear of everything that is news, and after a start of what was stored lately: a rule acts once
+    agents that they name     their findings of the days are read back: what they amount to is a `risk`, for rules too
     readers                   are woken
 
 A crash behind any line: the words come again, from the message that is not committed or from the rebuild; those that are stored
@@ -111,11 +111,15 @@ class Cases:
         told = [*news, *again]
         if not told:
             return
-        told += await self.keep(await self._risks(told))
-        if self._responder is not None:
-            await self._responder.act(told)
-        for finding in told:
+        await self._act(told)  # before the risk is made: what a detector is sure of does not wait for that
+        risks = await self.keep(await self._risks(told))
+        await self._act(risks)
+        for finding in (*told, *risks):
             self._wake(finding.agent, finding.id)
+
+    async def _act(self, findings: Sequence[Finding]) -> None:
+        if self._responder is not None and findings:
+            await self._responder.act(findings)
 
     async def _risks(self, findings: Sequence[Finding]) -> list[Finding]:
         """The words on the risk of each agent, for each day that findings of one of its days may change."""
