@@ -4,6 +4,8 @@ import http.client
 import io
 import json
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dns.message
@@ -16,15 +18,17 @@ from enforcers.core.jws import parse_jwks, parse_token, verify
 from ext.decide import Matcher
 from pipeline.cli.common import open_home
 from pipeline.cli.demo.agent import ORDER, refused_for
-from pipeline.cli.demo.play import SECRET_FILE
+from pipeline.cli.demo.facts import Closed, Facts, Missed
+from pipeline.cli.demo.play import SECRET_FILE, Play
 from pipeline.cli.demo.show import GREEN, Show
 from pipeline.cli.demo.site import Site
 from pipeline.cli.demo.stage import AUDIENCE, ISSUER, OWNER, PARTNER, Stage
+from pipeline.cli.main import main
 from pipeline.policy.load import load_bundle
 from schemas.agents import Agent, Agents, encode, parse
 from schemas.calls import parse_call
 from schemas.config import load_config
-from schemas.errors import OperatorFault
+from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
 from schemas.records import SEPARATOR, Verdict
 from schemas.vocabulary import action_uid, host_uid
@@ -154,6 +158,50 @@ def test_origins_answer_by_their_names_and_count_who_asked() -> None:
 def test_an_agent_tells_a_door_from_an_origin() -> None:
     assert refused_for(b'{"reason": "revoked", "message": "m"}') == "revoked"
     assert refused_for(b"there is no such page") == "there is no such page"
+
+
+def test_what_does_not_happen_ends_the_demo_with_1_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(play: Play) -> None:
+        raise Missed("not within 20 s: rule `turned` revokes; findings: none")
+
+    monkeypatch.setattr(Play, "run", run)
+    assert main(["demo", "--home", str(tmp_path / "home")]) == 1
+    said = capsys.readouterr().err
+    assert said == (f"wardline: the demo has failed: not within 20 s: rule `turned` revokes; findings: none; "
+                    f"logs are in {tmp_path / 'home' / 'log'}\n")  # fmt: skip
+
+
+def test_it_waits_for_what_is_stored_and_names_what_is_not(tmp_path: Path) -> None:
+    facts = Facts(Home(tmp_path), None)  # type: ignore[arg-type]
+    looked: list[int] = []
+
+    def look() -> int:
+        looked.append(1)
+        if len(looked) == 1:
+            raise PeerFault("the store does not answer")
+        return len(looked) if len(looked) > 2 else 0
+
+    assert facts.until(look, 5, "something") == 3
+    with pytest.raises(Missed, match="not within 0 s: a call is refused"):
+        facts.until(lambda: None, 0, "a call is refused")
+    with pytest.raises(Missed, match="by then"):
+        facts.until(lambda: None, 0, lambda: "as it is by then")
+
+
+def test_the_steps_of_a_loop_are_counted_from_the_call_that_crossed_the_threshold() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    closed = Closed(
+        finding="f", rule="r", selector=f"token:{'ab' * 32}", epoch=7, crossed=at, found=at + timedelta(milliseconds=200),
+        revoked=at + timedelta(milliseconds=250), obeyed=(("door-1 of enforce-1", at + timedelta(milliseconds=270)),),
+        refused=at + timedelta(milliseconds=300), refusals=2,
+    )  # fmt: skip
+    assert closed.steps() == [
+        ("the finding is in the store", 200.0), ("control has revoked token:abababababab...", 250.0),
+        ("door-1 of enforce-1 obeys", 270.0), ("the first call is refused for it", 300.0),
+    ]  # fmt: skip
+    assert replace(closed, found=None).steps()[0][0].startswith("control has revoked")
 
 
 class Terminal(io.StringIO):

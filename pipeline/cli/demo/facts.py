@@ -143,12 +143,13 @@ class Facts:
         """What `look` finds, as soon as it finds anything. Raises Missed after so many seconds."""
         deadline = time.monotonic() + seconds
         while True:
+            away = ""
             try:
                 found = look()
             except PeerFault as fault:  # the store is started again by `up`
-                found, what = None, str(fault)
+                found, away = None, f"; {fault}"
             if found:
                 return found
             if time.monotonic() > deadline:
-                raise Missed(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
+                raise Missed(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}{away}")
             time.sleep(POLL_S)
