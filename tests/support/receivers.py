@@ -112,9 +112,12 @@ class Receiver:
         self._listen = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listen.getsockname()[1])
         self._open: list[socket.socket] = []
+        self._readers: list[threading.Thread] = []
         self.reads = threading.Event()
         """Cleared: what arrives stays in the kernel."""
         self.reads.set()
+        self.dying = False
+        """What arrives is read and lost, as by one that dies before it has done anything with it."""
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -124,11 +127,12 @@ class Receiver:
                 plain, _ = self._listen.accept()
             except OSError:
                 return
-            threading.Thread(target=self._read, args=(plain,), daemon=True).start()
+            reader = threading.Thread(target=self._read, args=(plain,), daemon=True)
+            self._readers.append(reader)
+            reader.start()
 
     def _read(self, plain: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            connected = self._context.wrap_socket(plain, server_side=True)
+        with plain, contextlib.suppress(OSError, ValueError), self._context.wrap_socket(plain, server_side=True) as connected:
             self._open.append(connected)
             data = b""
             while True:
@@ -136,8 +140,7 @@ class Receiver:
                 more = connected.recv(65536)
                 if not more:
                     break
-                data = self._frames(data + more)
-            connected.close()
+                data = b"" if self.dying else self._frames(data + more)
 
     def _frames(self, data: bytes) -> bytes:
         while b" " in data[:8]:
@@ -163,7 +166,7 @@ class Receiver:
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-                one.close()
+                socket.socket.shutdown(one, socket.SHUT_RDWR)  # its thread closes it
         self._open.clear()
 
     def close(self) -> None:
@@ -173,7 +176,8 @@ class Receiver:
             self._listen.shutdown(socket.SHUT_RDWR)
         self._listen.close()
         self.cut()
-        self._thread.join(10)
+        for thread in (self._thread, *self._readers):
+            thread.join(10)
 
 
 @contextlib.contextmanager
