@@ -26,9 +26,11 @@ class OpenCalls:
         on top of the decision's own, and whether it took the verdict back."""
 
     def ended(
-        self, boot: _U64, seq: _U64, bytes_out: _U64, bytes_in: _U64, last: _U8, back: _U8, place: _I32, time: _I64
-    ) -> None:
-        """Take ends. The bytes become those on top of what was known; `place` and `time` become the decision's, or -1."""
+        self, boot: _U64, seq: _U64, bytes_out: _U64, bytes_in: _U64, last: _U8, back: _U8, place: _I32, time: _I64,
+        decision: _I32,
+    ) -> None:  # fmt: skip
+        """Take ends. The bytes become those on top of what was known; `place` and `time` become the decision's, or -1;
+        `decision` its row in the last `decided`, or -1."""
 
     def places(self, used: _U8) -> None:
         """Mark the places that calls are kept for."""

@@ -17,6 +17,8 @@ cdef enum:
 cdef struct Open:
     uint64_t boot, seq, bytes_out, bytes_in
     int64_t time
+    uint64_t round              # in which its decision came, and in which row of that
+    int32_t row
     int32_t place               # of its decision; -1: that has not come
     int32_t following           # in its bucket, or among the free
     int32_t older, newer        # by when something was heard of it last
@@ -38,6 +40,7 @@ cdef class OpenCalls:
     cdef vector[Open] _slots
     cdef vector[int32_t] _buckets
     cdef int32_t _free, _oldest, _newest, _capacity
+    cdef uint64_t _round
 
     def __init__(self, Py_ssize_t capacity):
         cdef Py_ssize_t buckets = 64
@@ -50,6 +53,7 @@ cdef class OpenCalls:
         self._free = self._oldest = self._newest = NOBODY
         self.entries = 0
         self.evicted = 0
+        self._round = 0
 
     cdef int32_t find(self, uint64_t boot, uint64_t seq) noexcept nogil:
         cdef int32_t at = self._buckets[_mixed(boot, seq) & (self._buckets.size() - 1)]
@@ -71,7 +75,7 @@ cdef class OpenCalls:
             at = <int32_t>self._slots.size()
             self._slots.push_back(empty)
         bucket = _mixed(boot, seq) & (self._buckets.size() - 1)
-        self._slots[at] = Open(boot=boot, seq=seq, bytes_out=0, bytes_in=0, time=0, place=NOBODY,
+        self._slots[at] = Open(boot=boot, seq=seq, bytes_out=0, bytes_in=0, time=0, round=0, row=NOBODY, place=NOBODY,
                                following=self._buckets[bucket], older=NOBODY, newer=NOBODY, over=0, back=0)
         self._buckets[bucket] = at
         self.entries += 1
@@ -117,6 +121,7 @@ cdef class OpenCalls:
         cdef Open* one
         assert seq.shape[0] == place.shape[0] == time.shape[0] == bytes_out.shape[0] == bytes_in.shape[0] == rows
         assert denied.shape[0] == more_out.shape[0] == more_in.shape[0] == back.shape[0] == rows
+        self._round += 1
         with nogil:
             for row in range(rows):
                 if denied[row]:
@@ -135,17 +140,19 @@ cdef class OpenCalls:
                 else:
                     one.bytes_out, one.bytes_in = bytes_out[row] + more_out[row], bytes_in[row] + more_in[row]
                     one.place, one.time = place[row], time[row]
+                    one.round, one.row = self._round, <int32_t>row
 
     def ended(self, const uint64_t[::1] boot, const uint64_t[::1] seq, uint64_t[::1] bytes_out, uint64_t[::1] bytes_in,
-              const uint8_t[::1] last, const uint8_t[::1] back, int32_t[::1] place, int64_t[::1] time):
+              const uint8_t[::1] last, const uint8_t[::1] back, int32_t[::1] place, int64_t[::1] time, int32_t[::1] decision):
         """Replace the bytes by those on top of what was known, and fill in `place` and `time` of the decision: a place of -1
-        where that has not come. `last` is 1 for a call's end, 0 for a word in between."""
+        where that has not come; and its row in the last `decided`, or -1. `last` is 1 for a call's end, 0 for a word in between.
+        """
         cdef Py_ssize_t row, rows = boot.shape[0]
         cdef int32_t at
         cdef Open* one
         cdef uint64_t more
         assert seq.shape[0] == bytes_out.shape[0] == bytes_in.shape[0] == last.shape[0] == back.shape[0] == rows
-        assert place.shape[0] == time.shape[0] == rows
+        assert place.shape[0] == time.shape[0] == decision.shape[0] == rows
         with nogil:
             for row in range(rows):
                 at = self.find(boot[row], seq[row])
@@ -160,6 +167,7 @@ cdef class OpenCalls:
                 more = bytes_in[row] - min(one.bytes_in, bytes_in[row])
                 bytes_in[row], one.bytes_in = more, one.bytes_in + more
                 place[row], time[row] = one.place, one.time
+                decision[row] = one.row if one.place >= 0 and one.round == self._round else NOBODY
                 if one.place < 0:
                     one.over |= last[row]
                     one.back |= back[row]

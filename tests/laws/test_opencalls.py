@@ -63,20 +63,24 @@ def u64(*values: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
 
 @given(steps=steps, capacity=st.sampled_from([2, 4, 100]))
 def test_the_kernel_agrees_with_a_dictionary(steps: list[Step], capacity: int) -> None:
-    kernel, oracle = OpenCalls(capacity), Oracle(capacity)
+    kernel, oracle, latest = OpenCalls(capacity), Oracle(capacity), -1
     for number, (what, seq, sent, last, back) in enumerate(steps):
         place, time = np.array([number], np.int32), np.array([number], np.int64)
         if what == "decided":
             more_out, more_in, taken, denied = u64(0), u64(0), np.zeros(1, np.uint8), np.zeros(1, np.uint8)
             sizes = (u64(sent), u64(2 * sent))
             kernel.decided(u64(5), u64(seq), place, time, *sizes, denied, more_out, more_in, taken)
+            latest = number
             more, withdrawn = oracle.decided(seq, number, sent)
             assert (more_out[0], more_in[0], taken[0]) == (more, 2 * more, withdrawn)
         else:
             out, into = u64(sent), u64(2 * sent)
-            kernel.ended(u64(5), u64(seq), out, into, np.array([last], np.uint8), np.array([back], np.uint8), place, time)
+            decision = np.array([9], np.int32)
+            says = (np.array([last], np.uint8), np.array([back], np.uint8))
+            kernel.ended(u64(5), u64(seq), out, into, *says, place, time, decision)
             more, where = oracle.ended(seq, sent, last, back)
             assert (out[0], into[0], place[0]) == (more, 2 * more, where)
+            assert decision[0] == (0 if where >= 0 and where == latest else -1)
             assert where < 0 or time[0] == where
         assert (kernel.entries, kernel.evicted) == (len(oracle.known), oracle.evicted)
 
@@ -93,8 +97,9 @@ def test_places_are_renumbered_where_they_are_used() -> None:
     calls.renumber(np.array([7, -1, -1, -1, 8, -1], np.int32))
     place = np.empty(3, np.int32)
     calls.ended(u64(1, 1, 1), u64(1, 2, 3), u64(1, 1, 1), u64(1, 1, 1), np.ones(3, np.uint8), np.zeros(3, np.uint8), place,
-                np.empty(3, np.int64))  # fmt: skip
+                np.empty(3, np.int64), decision := np.empty(3, np.int32))  # fmt: skip
     assert place.tolist() == [8, 7, 8]
+    assert decision.tolist() == [0, 1, 2]
 
 
 def test_a_table_without_room_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Sum up the calls of a frame by agent, credential and domain: what detectors take (`schemas.egress`).
 
     decision            counted where and when it was made; kept until its end when it let the call out
-    progress, effect    the bytes on top of what was known, where and when the decision was made
+    progress, effect    the bytes on top of what was known, where and when the decision was made: with the decision where both
+                        are in one frame, else in a row of its own
     lost, withdrawn     the same; an effect that takes the verdict back counts as denied
 
 Groups are made by Arrow; there is a Python object for each distinct text that is kept for an open call, none for each record.
@@ -111,19 +112,19 @@ class Aggregator:
         # in the order of their records, so that totals grow
         ended = ended[np.lexsort((_numbers(rows, "seq")[ended], boot[ended]))]
         decisions, early = self._decisions(rows.take(pa.array(decided)), frame[decided])
-        ends = [early, self._ends(rows.select(_OF_ENDS).take(pa.array(ended)), frame[ended])]
-        counted = [decisions, *(end for end in ends if end is not None)]
-        agents = _joined([_agents(some) for some in counted])
+        ends = self._ends(rows.select(_OF_ENDS).take(pa.array(ended)), frame[ended], decisions)
+        counted = [_plain_rows(some) for some in (decisions, early, ends) if some is not None]
         known = self._known(decisions)
-        domains = _joined([*(_domains(some) for some in counted), *([] if known is None else [known])])
+        every = _joined(counted)
+        domains = _joined([_domains(every), *([] if known is None else [known])])
         return Aggregates(
-            agents=_finished(agents, frames, AGENT_ROWS),
+            agents=_finished(_agents(every), frames, AGENT_ROWS),
             credentials=_finished(_credentials(decisions, frames), frames, CREDENTIAL_ROWS),
             domains=_finished(domains, frames, DOMAIN_ROWS),
         )
 
     def _decisions(self, rows: pa.Table, frame: NDArray[np.int32]) -> tuple[Columns, Columns | None]:
-        """The decisions; and of those whose end came before, what it brought."""
+        """The decisions; and of those whose end came in a frame before, what it brought."""
         texts = {name: _text(rows[name]) for name in (*PLACE, "session", "credential", "proof", "address")}
         time, boot, seq = _times(rows), _numbers(rows, "boot"), _numbers(rows, "call_seq")
         bytes_out, bytes_in = _numbers(rows, "bytes_out"), _numbers(rows, "bytes_in")
@@ -136,20 +137,27 @@ class Aggregator:
         writes = _writes(texts["action"]) | (query_bits > 0)
         decisions = texts | {
             "task": _tasks(texts["session"], rows["trace_id"]), "where": _where(texts), "time": time, "call_boot": boot,
-            "call_seq": seq, "bytes_out": bytes_out, "bytes_in": bytes_in, "denied": denied.astype(np.uint32),
+            "call_seq": seq, "bytes_out": bytes_out.copy(), "bytes_in": bytes_in.copy(), "denied": denied.astype(np.uint32),
             "calls": np.ones(len(seq), np.uint32), "writes": writes.astype(np.uint32), "query_bits": query_bits,
             "query_hash": _numbers(rows, "query_hash"), "frame": frame,
         }  # fmt: skip
         return decisions, early
 
-    def _ends(self, rows: pa.Table, frame: NDArray[np.int32]) -> Columns | None:
+    def _ends(self, rows: pa.Table, frame: NDArray[np.int32], decisions: Columns) -> Columns | None:
+        """What ends brought: with their decision where that is in the same frame, else as rows."""
         count = rows.num_rows
         boot, seq = _numbers(rows, "boot"), _numbers(rows, "call_seq")
         bytes_out, bytes_in = _numbers(rows, "bytes_out").copy(), _numbers(rows, "bytes_in").copy()
         last = (_numbers(rows, "kind", np.uint8) != Kind.PROGRESS).astype(np.uint8)
         back = (_numbers(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
-        place, time = np.empty(count, np.int32), np.empty(count, np.int64)
-        self._open.ended(boot, seq, bytes_out, bytes_in, last, back, place, time)
+        place, time, decision = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.int32)
+        self._open.ended(boot, seq, bytes_out, bytes_in, last, back, place, time, decision)
+        near = np.flatnonzero(decision >= 0)
+        near = near[decisions["frame"][decision[near]] == frame[near]]
+        for name, more in (("bytes_out", bytes_out), ("bytes_in", bytes_in)):
+            np.add.at(decisions[name], decision[near], more[near])
+        np.maximum.at(decisions["denied"], decision[near], back[near].astype(np.uint32))
+        place[near] = -1
         return self._brought(place, time, boot, seq, bytes_out, bytes_in, back, frame)
 
     def _brought(
@@ -244,18 +252,21 @@ class _Places:
         self._known = {place: number for number, place in enumerate(self._listed)}
 
 
-def _agents(rows: Columns) -> pa.Table:
-    keys = ["agent", "host", "domain", "action", "resource", "task", "second", "query_hash", "query_bits", "frame"]
+def _plain_rows(rows: Columns) -> pa.Table:
+    """Decisions or ends, before they are grouped."""
     second = rows["time"] // SECOND_US
-    table = pa.table({name: rows[name] for name in (*keys, *_SUMS, *_FIRST) if name != "second"} | {"second": second})
-    return _grouped(table, keys, _SUMS, _FIRST, ())
+    made = {name: rows[name] for name in _COUNTED} | {"second": second, "hour": second // HOUR_S, "last": rows["time"]}
+    return pa.table(made)
 
 
-def _domains(rows: Columns) -> pa.Table:
+def _agents(rows: pa.Table) -> pa.Table:
+    keys = ["agent", "host", "domain", "action", "resource", "task", "second", "query_hash", "query_bits", "frame"]
+    return _grouped(rows.select([*keys, *_SUMS, *_FIRST]), keys, _SUMS, _FIRST, ())
+
+
+def _domains(rows: pa.Table) -> pa.Table:
     keys, sums = ["where", "agent", "hour", "frame"], ("calls", "writes", "denied", "bytes_out")
-    hour = rows["time"] // (SECOND_US * HOUR_S)
-    made = {name: rows[name] for name in (*keys, *sums, *_FIRST) if name != "hour"} | {"hour": hour, "last": rows["time"]}
-    table = pa.table(made)
+    table = rows.select([*keys, *sums, *_FIRST, "last"])
     return _grouped(table.filter(pc.not_equal(table["where"], "")), keys, sums, _FIRST, ("last",))
 
 
@@ -271,6 +282,7 @@ def _credentials(rows: Columns, frames: pa.Table) -> pa.Table:
 
 _SUMS: Final = ("calls", "denied", "bytes_out", "bytes_in")
 _FIRST: Final = ("time", "call_boot", "call_seq")
+_COUNTED: Final = (*PLACE, "where", "task", "query_hash", "query_bits", "frame", "writes", *_SUMS, *_FIRST)
 
 
 def _grouped(table: pa.Table, keys: list[str], sums: Sequence[str], first: Sequence[str], last: Sequence[str]) -> pa.Table:
@@ -345,23 +357,29 @@ def where_of(domain: str, host: str, resource: str) -> str:
 
 
 def _where(texts: Columns) -> pa.DictionaryArray:
-    server = _recoded(texts["resource"], lambda resource: where_of("", "", resource))
+    if _all_said(texts["domain"]):
+        return texts["domain"]
     domain, host = texts["domain"].cast(pa.utf8()), texts["host"].cast(pa.utf8())
     named = pc.if_else(pc.equal(domain, ""), host, domain)
+    server = _recoded(texts["resource"], lambda resource: where_of("", "", resource))
     return pc.if_else(pc.equal(named, ""), server.cast(pa.utf8()), named).dictionary_encode()
 
 
 def _tasks(session: pa.DictionaryArray, trace_id: pa.ChunkedArray) -> pa.DictionaryArray:
     """The session, and of calls without one the trace id in hex digits."""
-    plain = session.cast(pa.utf8())
-    if _of_values(session, bool)[_indices(session)].all():
+    if _all_said(session):
         return session
-    digits = trace_id.combine_chunks() if isinstance(trace_id, pa.ChunkedArray) else trace_id
-    digits = digits.cast(pa.binary())
-    text = b"".join(digits.to_pylist()).hex().encode()
+    plain = session.cast(pa.utf8())
+    digits = trace_id.cast(pa.binary(16)).combine_chunks()
+    _, data = digits.buffers()
+    text = data.slice(16 * digits.offset, 16 * len(digits)).to_pybytes().hex().encode()
     offsets = np.arange(0, 32 * len(digits) + 1, 32, dtype=np.int32)
     hexed = pa.StringArray.from_buffers(len(digits), pa.py_buffer(offsets), pa.py_buffer(text))
     return pc.if_else(pc.equal(plain, ""), hexed, plain).dictionary_encode()
+
+
+def _all_said(text: pa.DictionaryArray) -> bool:
+    return bool(_of_values(text, bool)[_indices(text)].all())
 
 
 # -- columns ---------------------------------------------------------------------------------------------------------
