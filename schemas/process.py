@@ -87,10 +87,11 @@ def read_run_file(path: Path) -> dict[str, Any] | None:
 def is_alive(pid: int) -> bool:
     """Whether a process with this id runs (a zombie does not)."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            state = file.read(4096).rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return False
-    return state not in "ZX"
+    return state not in b"ZX"
 
 
 def unix_socket(path: Path, backlog: int) -> socket.socket:

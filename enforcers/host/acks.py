@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +31,9 @@ BEHIND_S: Final = 0.005
 """How often the doors are looked at while one has not applied everything."""
 
 IDLE_S: Final = 0.02
+LIVES_S: Final = 0.1
+"""How often it is looked whether the doors live while all have applied everything: it takes three calls of the system each."""
+
 EVERY_S: Final = 1.0
 SEND_S: Final = 4.0
 """How long one may take before another producer is made: one that is wedged never ends."""
@@ -49,29 +51,37 @@ class Doors:
     def __init__(self, folder: Path, ended: Callable[[int], bool]) -> None:
         """`ended` says of a boot that this process itself has adopted what that door left, and so holds its lock."""
         self._folder = folder
+        self._text = str(folder)
         self._ended = ended
         self._readers: dict[str, SeenReader] = {}
         self._dead: set[str] = set()
         """A door holds its lock before its folder has its name, so one that nobody holds is dead for ever."""
         self._changed = -1
         self._listed = 0.0
+        self._looked = 0.0
 
-    def look(self) -> list[tuple[str, int, bytes, int]]:
-        """Boot, epoch, policy digest, since when: of each living door, one that has said nothing yet with epoch 0."""
-        self._list()
+    def look(self, every_s: float = 0.0) -> list[tuple[str, int, bytes, int]]:
+        """Boot, epoch, policy digest, since when: of each living door, one that has said nothing yet with epoch 0.
+
+        Whether they live, and whether there are others, is looked at `every_s` seconds apart.
+        """
+        now = time.monotonic()
+        anew = now - self._looked >= every_s
+        if anew:
+            self._looked = now
+            self._list(now)
         found = []
         for boot, reader in list(self._readers.items()):
-            if not self._lives(boot):
+            if anew and not self._lives(boot):
                 del self._readers[boot]
                 continue
             epoch, policy, applied_ns = reader.read() or (0, b"", 0)
             found.append((boot, epoch, policy, applied_ns))
         return found
 
-    def _list(self) -> None:
-        now = time.monotonic()
+    def _list(self, now: float) -> None:
         try:
-            changed = self._folder.stat().st_mtime_ns
+            changed = os.stat(self._text).st_mtime_ns
             if changed == self._changed and now - self._listed < LIST_S:
                 return
             names = {entry.name for entry in os.scandir(self._folder) if len(entry.name) == 16}
@@ -84,16 +94,16 @@ class Doors:
                 self._readers[name] = SeenReader(str(self._folder / name))
 
     def _lives(self, boot: str) -> bool:
-        if not self._ended(int(boot, 16)) and _held(self._folder / boot):
+        if not self._ended(int(boot, 16)) and _held(f"{self._text}/{boot}/lock"):
             return True
         self._dead.add(boot)
         return False
 
 
-def _held(folder: Path) -> bool:
+def _held(path: str) -> bool:
     """Whether a process holds the door's lock."""
     try:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -120,7 +130,8 @@ class Acks:
         self._sign = sign
         self._lag = lag
         self._due = asyncio.Event()
-        self._last: Ack | None = None
+        self._last: object = None
+        """What was to be said when it was looked last."""
         self._producer: AIOKafkaProducer | None = None
         self._stopped = False
 
@@ -132,14 +143,18 @@ class Acks:
 
     async def look(self) -> None:
         """Notice every change, for ever."""
+        behind = True
         while True:
-            ack = self._now()
-            if self._last is None or _meaning(ack) != _meaning(self._last):
-                self._last = ack
+            obey = self._feed.obey
+            obey.tick(time.monotonic_ns())
+            doors = self._doors.look(0.0 if behind else LIVES_S)
+            meaning = (obey.state, obey.why, obey.epoch, obey.kept_epoch, obey.policy, obey.applied_ns, doors)
+            if meaning != self._last:
+                self._last = meaning
                 self._due.set()
-            policy = self._feed.obey.policy
-            behind = any(door.epoch < self._feed.obey.epoch or door.policy_digest != policy for door in ack.doors)
-            await asyncio.sleep(BEHIND_S if behind or ack.epoch < self._feed.obey.epoch else IDLE_S)
+            epoch, policy = obey.epoch, bytes.fromhex(obey.policy)
+            behind = obey.kept_epoch < epoch or any(said[1] < epoch or said[2] != policy for said in doors)
+            await asyncio.sleep(BEHIND_S if behind else IDLE_S)
 
     async def publish(self) -> None:
         """Publish for ever."""
@@ -192,8 +207,3 @@ class Acks:
             await asyncio.wait_for(self._send(self._producer, self._now()), LAST_S)
         except (TimeoutError, KafkaError, OSError) as fault:
             log.debug("the last acknowledgement: %s", first_line(fault))
-
-
-def _meaning(ack: Ack) -> Ack:
-    """What is worth saying at once."""
-    return replace(ack, said_ns=0, counter=0, lag_records=0)

@@ -1,5 +1,6 @@
 """What the host's Kafka clients have in common: where the broker is now, and when it is another one."""
 
+import os
 import time
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from schemas.config import Config
 from schemas.home import Home
 from schemas.links import broker_now, embedded_broker, kafka_security
+from schemas.process import is_alive
 from schemas.topics import Topics
 
 START_S: Final = 15.0
@@ -22,13 +24,32 @@ class Broker:
         self.topics = Topics(config.kafka.prefix)
         self._home = home
         self._config = config
+        self._path = str(home.run_file("broker"))
+        self._sign: tuple[int, int] | None = None
+        """Of the run file when it was read last: inode and time."""
+        self._found: tuple[str, object] = "", None
+        self._pid = 0
 
     def now(self) -> tuple[str, object]:
         """Servers, and what changes when an embedded broker is another one (it then knows nothing).
 
-        Raises PeerFault while the embedded one is not up.
+        Raises PeerFault while the embedded one is not up. What it has said is read again only where it has said something new:
+        each client asks three times a second.
         """
-        return broker_now(self._home, self._config)
+        if not self.embedded:
+            return broker_now(self._home, self._config)
+        try:
+            found = os.stat(self._path)
+            sign = found.st_ino, found.st_mtime_ns
+        except OSError:
+            sign = None
+        if sign is None or sign != self._sign or not is_alive(self._pid):
+            self._sign = None
+            self._found = broker_now(self._home, self._config)
+            identity = self._found[1]
+            # a file that was replaced since the look at it has another sign, so that it is read once more
+            self._pid, self._sign = identity[0] if isinstance(identity, tuple) else 0, sign
+        return self._found
 
     def options(self, servers: str) -> dict[str, Any]:
         """Keyword arguments for any client."""

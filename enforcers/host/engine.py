@@ -4,7 +4,9 @@
 the event loop. What both need of the ledger they take under its lock, which is never held during IO.
 """
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -247,8 +249,16 @@ class Engine:
             "sent": self.lanes.sent_records,
             "stored": ledger.stored_records,
             "outbox_bytes": self.outbox.bytes,
-            "spool_bytes": sum(f.stat().st_size for f in self._doors_folder.glob("*/*.seg")),
+            "spool_bytes": self._spool_bytes(),
         }
+
+    def _spool_bytes(self) -> int:
+        found = 0
+        with contextlib.suppress(FileNotFoundError):  # a door's folder that was just removed: the next look counts the others
+            for folder in os.scandir(self._doors_folder):
+                if folder.is_dir():
+                    found += sum(one.stat().st_size for one in os.scandir(folder) if one.name.endswith(".seg"))
+        return found
 
     def torn(self) -> list[str]:
         """What is damaged in the spools of doors that are not finished; records behind it cannot be read."""

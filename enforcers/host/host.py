@@ -40,6 +40,16 @@ STOP_S: Final = 30.0
 """How long a stopping host waits for `stored`; then the outbox is kept for the next start."""
 
 SAY_S: Final = 0.2
+SAY_MOVING_S: Final = 1.0
+"""How often the run file is written while nothing but its figures changes, and not everything is stored."""
+
+_MOVING: Final = dict.fromkeys(("spooled", "sealed", "sent", "stored", "outbox_bytes", "spool_bytes", "stored_seq"))
+
+BUSY_RECORDS: Final = 500
+BUSY_ROUNDS: Final = 4
+"""Where so many records come in `seal_ms`, the next cut is made after so many times as long: a cut has its own cost, a sync of
+the disk, and for each partition a signature, a message and a frontier, which as many more records then share."""
+
 ADOPT_S: Final = 2.0
 ADOPT_AFTER: Final = {"replay": 2, "enforce": 8}
 """Rounds of ADOPT_S that a host must have been without a holder: a supervisor starts its own again well before."""
@@ -80,6 +90,7 @@ class _Host:
         self._stop = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._said: dict[str, Any] = {}
+        self._said_at = 0.0
 
     async def main(self) -> int:
         loop = asyncio.get_running_loop()
@@ -171,6 +182,7 @@ class _Host:
     async def _seal(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
         full = self._config.enforcer.frame_records * self._config.kafka.partitions // 2
+        rounds = 1
         while True:
             busiest = 0
             for engine in list(self._engines.values()):
@@ -182,8 +194,13 @@ class _Host:
                     busiest = max(busiest, cut.records)
             if busiest:
                 link.wake.set()
-            if busiest < full:
+            if busiest >= full:
+                continue
+            rounds = BUSY_ROUNDS if busiest >= BUSY_RECORDS * rounds else 1
+            for _ in range(rounds):
                 await asyncio.sleep(self._config.enforcer.seal_ms / 1000)
+                if self._stop.is_set():
+                    break
 
     async def _last_words(self, tasks: list["asyncio.Task[None]"]) -> bool:
         """Wait until everything is stored, or STOP_S, or until a part of us fails."""
@@ -246,8 +263,9 @@ class _Host:
             digest = self._feed.obey.policy
             said |= {"policy_digest": digest, "bundle": str(self._shelf.path(digest)) if digest else "", **self._feed.said()}
         engine = self._engines.get(self._name)
+        figures = engine.figures() if engine is not None else {}
         if engine is not None:
-            said |= engine.figures()
+            said |= figures
             said |= {"stored_seq": engine.stored_seq(), "full": engine.full, "living": engine.living()}
             said["adopted"] = {name: other.figures() for name, other in self._engines.items() if name != self._name}
             said["torn"] = [line for other in self._engines.values() for line in other.torn()]
@@ -255,10 +273,15 @@ class _Host:
                 LAG.labels(stage).set(said[stage])
             for what in ("outbox_bytes", "spool_bytes"):
                 DISK.labels(what).set(said[what])
-        if said != self._said:
-            self._said = said
-            with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not
-                write_run_file(self._home.run_file(self._name), said)
+        now = time.monotonic()
+        if said == self._said or (
+            now - self._said_at < SAY_MOVING_S and figures.get("spooled") != figures.get("stored")
+            and {**said, **_MOVING} == {**self._said, **_MOVING}
+        ):  # fmt: skip
+            return
+        self._said, self._said_at = said, now
+        with contextlib.suppress(OSError):  # a full disk: the figures are late, the records are not
+            write_run_file(self._home.run_file(self._name), said)
 
 
 def _make_boot() -> int:

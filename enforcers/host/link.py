@@ -34,6 +34,10 @@ OUTSTANDING_MAX: Final = 64
 """Frames that one producer has in hand; bounds what an outage sends again."""
 
 TICK_S: Final = 0.1
+HEAR_MS: Final = 100
+"""How long the embedded broker may keep a fetch of frontiers: each costs as much as the sending of a frame, and nobody waits
+for them but the outbox."""
+
 REQUEST_MS: Final = 120_000
 """Longer than an outage that shall not cost a new producer."""
 
@@ -70,6 +74,8 @@ class Link:
         self._registry = registry
         self._engines = engines
         self._identity: object = None
+        self._shared: int | None = None
+        self._shared_at = -TICK_S
         self.wake = asyncio.Event()
         self.state = "no broker yet"
 
@@ -122,8 +128,9 @@ class Link:
             self.wake.clear()
             if watch.another():
                 raise PeerFault("the broker is a new one")
-            budget = self._budget()
-            for engine in list(self._engines()):
+            busy = [engine for engine in self._engines() if engine.lanes.unstored()]
+            budget = self._budget(time.monotonic()) if busy else None
+            for engine in busy:
                 if not self._registry.registered(engine.name, engine.public):
                     continue  # its frames would be dead letters: they wait in the outbox until control knows its key
                 for ref in engine.lanes.due(time.monotonic_ns(), budget):
@@ -143,10 +150,18 @@ class Link:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), TICK_S)
 
-    def _budget(self) -> int | None:
-        """Bytes in flight for a partition: the embedded broker drops the oldest above 5 MiB, so hosts share what is safe."""
+    def _budget(self, now: float) -> int | None:
+        """Bytes in flight for a partition: the embedded broker drops the oldest above 5 MiB, so hosts share what is safe.
+
+        Who shares is looked at TICK_S apart, and not at all while nothing is to be sent.
+        """
         if not self._broker.embedded:
             return None
+        if now - self._shared_at >= TICK_S:
+            self._shared, self._shared_at = self._share(), now
+        return self._shared
+
+    def _share(self) -> int:
         running = {
             file.stem
             for file in self._home.run.glob("*.json")
@@ -162,7 +177,7 @@ class Link:
             try:
                 servers, identity = self._broker.now()
                 watch = Watch(self._broker, identity)
-                consumer = self._broker.consumer(servers)
+                consumer = self._broker.consumer(servers, **({"fetch_max_wait_ms": HEAR_MS} if self._broker.embedded else {}))
                 await asyncio.wait_for(consumer.start(), START_S)
                 consumer.assign([TopicPartition(self._broker.topics.stored, 0)])
                 heard = time.monotonic()

@@ -53,6 +53,10 @@ class Book:
         self.in_hand = False
         self.sends = 0
 
+    def unstored(self) -> int:
+        """It is never stored."""
+        return 1
+
     def due(self, _now: int, _budget: int | None) -> list[Any]:
         """The frame, unless a producer has it."""
         return [] if self.in_hand else [self.ref]
