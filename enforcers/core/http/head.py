@@ -8,6 +8,7 @@ Our rules are those of RFC 9112, and stricter where it lets a recipient guess; `
 head. `Upgrade` to HTTP/2 or TLS is dropped: the client goes on in HTTP/1.1.
 """
 
+import copy
 import re
 from typing import Final
 
@@ -100,6 +101,12 @@ class Request:
     def headers(self) -> Fields:
         """Every field, read anew each time. What goes on is `onward`."""
         return read_fields(self._head[self._fields_at :], BadRequest)
+
+    def bare(self) -> "Request":
+        """The same without what may be a secret: its fields, whether they go on or not, and the credential."""
+        made = copy.copy(self)
+        made._head, made._fields_at, made.credential, made.onward, made.around = b"\r\n", 0, None, b"", None
+        return made
 
 
 class Answer:

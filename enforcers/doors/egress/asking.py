@@ -47,6 +47,8 @@ def ask(
     request, where, asked = last.request, last.where, last.asked
     if asked is None or asked.where is not where or asked.caller is not caller or asked.method != request.method:
         asked = last.asked = _asked(door, caller, request.method, where, peer)
+        if request.method == "CONNECT":
+            last.keep(door.connects, peer)
     trace = read_trace(request.trace, door.mint()) if request.trace else new_trace(door.mint())
     exchange = Exchange(door.desk, caller)
     # one tuple of others, which a client that asks the same again need not have made again

@@ -183,7 +183,7 @@ class Client(Connection):
     def _take(self, head: bytes, rest: bytes) -> None:
         """A whole head, and what came behind it."""
         try:
-            self.last.read(head)
+            self.last.read(head, self._door.connects, self.peer)
         except BadRequest as fault:
             self._malformed(fault)
             return
@@ -216,7 +216,7 @@ class Client(Connection):
         now_ns = door.now_ns()
         caller = self.last.caller(door.identify, now_ns * 1e-9)
         if caller is None:
-            self._state = IDENT
+            self._state, self._request = IDENT, self.last.request
             self._task = self._loop.create_task(self._identify())
         else:
             self._call(caller, now_ns)

@@ -14,6 +14,7 @@ from enforcers.doors.egress.client import Client
 from enforcers.doors.egress.dial import Dialer
 from enforcers.doors.egress.flight import Flight
 from enforcers.doors.egress.identify import Identify
+from enforcers.doors.egress.last import Connects
 from enforcers.doors.egress.metrics import Figures
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.pool import Pool
@@ -62,6 +63,7 @@ class Door:
         """How many of these have shown to be an agent's."""
         self.open: set[Cuttable] = set()
         self.tunnels: Tunnels = Tunnels(self)
+        self.connects = Connects()
         self.pool = Pool(self)
         self.stopping = False
         self.failed = False
