@@ -12,7 +12,7 @@ from pipeline.cli.calls import LIMIT_MAX, details, since
 from pipeline.cli.common import Commands, add_clickhouse, config_of, home_of, printable, table
 from pipeline.core.respond import EXCEPTED, FAILED, LIMITED, REVOKED, STANDING, Response, about, rehearse
 from schemas.config import Respond
-from schemas.detectors import ROOT
+from schemas.detectors import LIMIT, ROOT
 from schemas.errors import OperatorFault
 from schemas.findings import Finding, parse_finding
 
@@ -65,7 +65,8 @@ def stored(asker: Asker, from_when: str) -> tuple[list[Finding], set[tuple[str, 
     rows = asker.rows(f"SELECT * FROM findings WHERE {from_when} AND state != 'withdrawn' ORDER BY time LIMIT {LIMIT_MAX + 1}")
     if len(rows) > LIMIT_MAX:
         raise OperatorFault(f"more than {LIMIT_MAX} findings are stored in this time; ask for a shorter one with --since")
-    return [parse_finding(row) for row in rows], {(row["detector"], row["subject"]) for row in rows if row["state"] == "false"}
+    false = {(row["detector"], row["subject"]) for row in rows if row["state"] == "false"}
+    return [parse_finding(row) for row in rows if row["detector"] != LIMIT], false
 
 
 def roots_of(asker: Asker, rules: Sequence[Respond], findings: Sequence[Finding]) -> dict[str, list[str]]:
