@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-NAMES: Final = ("spool", "decide", "board", "control", "pipeline", "egress", "loss", "stitching")
+NAMES: Final = ("spool", "decide", "board", "control", "pipeline", "egress", "loss", "stitching", "respond")
 
 
 def main(argv: list[str]) -> int:

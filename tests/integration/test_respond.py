@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import respond
+from benchmarks.wire.tools import have_compiler
 from pipeline.cli.agent import make_secret, scrypt_of
 from pipeline.cli.main import main
 from pipeline.shells.controlclient import Control
@@ -152,3 +154,16 @@ def test_what_is_called_false_lifts_its_revocation_and_counts_again_when_the_exc
     loop.say("exceptions", "remove", name[:8])
     wait_until(lambda: name in loop.say("findings"), 10, "it is open again")
     assert "1 stopped by its limit of 2 in 1 h 0 min" in loop.say("respond", "--dry-run")
+
+
+@pytest.mark.soak
+def test_from_the_call_that_crossed_the_threshold_to_refusal_at_every_door_it_is_two_seconds_at_most(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At 200 calls/s through four doors, and the same while 20,000 calls/s are replayed: p99, as the clients see it."""
+    if not have_compiler():
+        pytest.skip("no C compiler here for the load generator")
+    code = respond.main(["--agents=40"])
+    with capsys.disabled():
+        print(capsys.readouterr().out)
+    assert code == 0
