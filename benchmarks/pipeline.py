@@ -2,11 +2,13 @@
 
     bare      insert_arrow of the same rows, in the same batches, into a table of the same form, through the same store
     frames    the shipped host, broker, worker and store, from signed frames in the outbox to rows: the clock runs from the
-              host's `ready` to its hearing that everything is stored
+              host's start to its hearing that everything is stored, and until every call was looked at
+    record    the same with `[detect] on = false`: what recording alone does
     json      `benchmarks.jsonpeer`: the same consumer, store, batches and guarantees with one signed JSON message per record
 
-Each repeat has a home of its own; the three run in turn on the same store. FILE is a recorded-calls file; the default is the
-sample that Wardline comes with. A call is a decision and, when it was let out, an effect.
+Each repeat has homes of its own, `record` one and the others one; `record` runs first in every other repeat. FILE is a
+recorded-calls file; the default is the sample that Wardline comes with. A call is a decision and, when it was let out, an
+effect.
 """
 
 import statistics
@@ -38,6 +40,7 @@ RATE: Final = 200
 RATE_S: Final = 30
 BARE_MIN: Final = 0.35
 JSON_MIN: Final = 20.0
+DETECT_MIN: Final = 0.70
 WIRE_MAX: Final = 170.0
 DISK_MAX: Final = 120.0
 VISIBLE_MAX_S: Final = 1.0
@@ -55,6 +58,7 @@ class Pass:
 
     bare: float
     frames: float
+    record: float
     json: float
     plain_json: float
     wire: float
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> int:
     passes = []
     for number in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            passes.append(_pass(Path(folder) / "home", file))
+            passes.append(_repeat(Path(folder), file, first=number % 2 == 0))
         print(f"  repeat {number + 1}: {passes[-1]}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         visible = _visible(Path(folder) / "home", file)
@@ -82,12 +86,15 @@ def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
 
     to_bare = [p.frames / p.bare for p in passes]
     to_json = [p.frames / p.json for p in passes]
+    to_record = [p.frames / p.record for p in passes]
     p99 = statistics.quantiles(visible, n=100)[98]
     print(f"frames, rows/s                    {middle([p.frames for p in passes])}")
+    print(f"record alone, rows/s              {middle([p.record for p in passes])}")
     print(f"bare insert_arrow, rows/s         {middle([p.bare for p in passes])}")
     print(f"JSON per record, signed, rows/s   {middle([p.json for p in passes])}")
     print(f"JSON per record, no proof, rows/s {middle([p.plain_json for p in passes])}")
     print(f"frames / bare                     {middle(to_bare)}  at least {BARE_MIN}")
+    print(f"frames / record alone             {middle(to_record)}  at least {DETECT_MIN}")
     print(f"frames / JSON, signed             {middle(to_json)}  at least {JSON_MIN}")
     print(f"frames / JSON, no proof           {middle([p.frames / p.plain_json for p in passes])}")
     print(f"bytes a call on the wire          {middle([p.wire for p in passes])}  at most {WIRE_MAX}")
@@ -98,6 +105,7 @@ def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
     good = (
         statistics.median(to_bare) >= BARE_MIN
         and statistics.median(to_json) >= JSON_MIN
+        and statistics.median(to_record) >= DETECT_MIN
         and max(p.wire for p in passes) <= WIRE_MAX
         and max(p.disk for p in passes) <= DISK_MAX
         and p99 <= VISIBLE_MAX_S
@@ -105,21 +113,54 @@ def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
     return 0 if good else 1
 
 
+def _repeat(folder: Path, file: Path, *, first: bool) -> Pass:
+    record = _record(folder / "record", file) if first else 0.0
+    made = _pass(folder / "home", file)
+    made.record = record or _record(folder / "record", file)
+    return made
+
+
+def _record(root: Path, file: Path) -> float:
+    """Rows a second with nothing that looks at them."""
+    with Wardline(root, config=f"{CONFIG}[detect]\non = false\n") as home:
+        config = load_config(home.home.config)
+        records = _sealed(home, config, file)
+        home.start_all(enforcers=0)
+        return _frames(home, records)
+
+
+def _sealed(home: Wardline, config: Config, file: Path) -> int:
+    """Have the calls sealed into the outbox; returns how many records they have."""
+    records = fill_spool(home.home.host("enforce-1"), file, CALLS, config.enforcer)
+    host = home.home.run_file("enforce-1")
+    home.start("enforce-1", wait=False)
+    wait_until(lambda: _said(host).get("sealed") == records, 120, lambda: f"{records} are sealed: {_said(host)}")
+    home.kill("enforce-1")
+    return records
+
+
+def _frames(home: Wardline, records: int) -> float:
+    """Rows a second from the outbox to the store, and to the last look at them."""
+    host, worker = home.home.run_file("enforce-1"), home.home.run_file("work-1")
+    home.start("enforce-1", wait=False)
+    began = time.perf_counter()
+
+    def done() -> bool:
+        looked = _said(worker).get("lookout", {"calls": CALLS})["calls"]
+        return looked == CALLS and (not any(host_folder.glob("outbox/*.box")) or _said(host).get("stored") == records)
+
+    host_folder = home.home.host("enforce-1")
+    wait_until(done, 300, lambda: f"{records} are stored: {_said(host)}, {_said(worker)}", every=POLL_S)
+    return records / (time.perf_counter() - began)
+
+
 def _pass(root: Path, file: Path) -> Pass:
     with Wardline(root, config=CONFIG) as home:
         config = load_config(home.home.config)
-        records = fill_spool(home.home.host("enforce-1"), file, CALLS, config.enforcer)
-        host = home.home.run_file("enforce-1")
-        home.start("enforce-1")
-        wait_until(lambda: _said(host).get("sealed") == records, 120, lambda: f"{records} are sealed: {_said(host)}")
-        home.kill("enforce-1")
+        records = _sealed(home, config, file)
         tables, wire = _tables(home, config)
         home.start_all(enforcers=0)
-        home.start("enforce-1")
-        began = time.perf_counter()
-        wait_until(lambda: not any(home.home.host("enforce-1").glob("outbox/*.box")) or _said(host).get("stored") == records,
-                   300, lambda: f"{records} are stored: {_said(host)}", every=POLL_S)  # fmt: skip
-        frames = records / (time.perf_counter() - began)
+        frames = _frames(home, records)
         with _client(home, config) as client:
             assert client.query("SELECT count() FROM calls").result_rows == [(CALLS,)]
             disk = _bytes_on_disk(client) / CALLS
@@ -135,7 +176,8 @@ def _pass(root: Path, file: Path) -> Pass:
         sample = tables[0].slice(0, JSON_RECORDS)
         signed = jsonpeer.rows_per_second(home.home, config, sample, signed=True)
         plain = jsonpeer.rows_per_second(home.home, config, sample, signed=False)
-        return Pass(bare=bare, frames=frames, json=signed, plain_json=plain, wire=wire / CALLS, disk=disk, merged=merged)
+        return Pass(bare=bare, frames=frames, record=0.0, json=signed, plain_json=plain, wire=wire / CALLS, disk=disk,
+                    merged=merged)  # fmt: skip
 
 
 def _said(path: Path) -> dict[str, Any]:

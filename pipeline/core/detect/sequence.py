@@ -16,14 +16,14 @@ Only tools (`Tool::"server/tool"`) are looked at: the hosts of a web page come i
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.detect.columns import codes, each_group, numbers
+from pipeline.core.detect.columns import Ints, codes, numbers
 from pipeline.core.detect.words import JUDGED_DAYS, differs
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
@@ -58,10 +58,8 @@ class _Task:
     """Tool -> its first and its last call in us, boot and seq of the first, calls."""
     owns: set[Thing] = field(default_factory=set)
     said: Finding | None = None
-
-    @property
-    def began_us(self) -> int:
-        return min(times[0] for times in self.tools.values())
+    began_us: int = 1 << 62
+    """Its first call; kept, since it is asked for again and again."""
 
 
 @dataclass(slots=True)
@@ -108,7 +106,7 @@ class Sequences:
 
     def take(self, rows: pa.Table) -> list[Finding]:
         """Note which tool each task has called when, and judge the tasks whose own or whose order has changed."""
-        calls, time = numbers(rows, "calls"), numbers(rows, "time")
+        calls = numbers(rows, "calls")
         agent, names = codes(rows, "agent")
         task, tasks = codes(rows, "task")
         resource, tools = codes(rows, "resource")
@@ -116,16 +114,13 @@ class Sequences:
         wanted = np.flatnonzero((calls > 0) & is_tool[resource]) if len(tools) else np.zeros(0, np.int64)
         if not len(wanted):
             return []
-        boot, seq = rows["call_boot"].take(pa.array(wanted)).to_pylist(), rows["call_seq"].take(pa.array(wanted)).to_pylist()
-        calls, time, agent, task, resource = calls[wanted], time[wanted], agent[wanted], task[wanted], resource[wanted]
         touched: dict[str, set[str]] = {}
         earlier: set[str] = set()
-        for (who, what, which), at in each_group((agent, task, resource)):
+        for who, what, which, many, seen in _groups(rows.take(pa.array(wanted)), agent[wanted], task[wanted], resource[wanted]):
             name = names[who]
             if not name or not tasks[what]:
                 continue
-            low = int(at[np.argmin(time[at])])
-            first_us, last_us = int(time[low]), int(time[at].max())
+            first_us, last_us = seen[:2]
             state = self._agents.get(name)
             if state is None:
                 state = self._agents[name] = _Agent(first_us, last_us)
@@ -134,9 +129,8 @@ class Sequences:
                 earlier.add(name)
             state.last_us = max(state.last_us, last_us)
             one = self._task(name, state, tasks[what])
-            one.rows += len(at)
-            state.rows += len(at)
-            seen = [first_us, last_us, int(boot[low]), int(seq[low]), int(calls[at].sum())]
+            one.rows += many
+            state.rows += many
             if self._note(one, tools[which], seen) or one.said is not None:
                 touched.setdefault(name, set()).add(tasks[what])
         said = []
@@ -159,10 +153,11 @@ class Sequences:
     def _note(self, task: _Task, tool: str, seen: list[int]) -> bool:
         """Whether it is known now what was not."""
         times = task.tools.get(tool)
+        if times is None and len(task.tools) >= self._tools_max:
+            self._evicted += 1
+            return False
+        task.began_us = min(task.began_us, seen[0])
         if times is None:
-            if len(task.tools) >= self._tools_max:
-                self._evicted += 1
-                return False
             task.tools[tool] = seen
             return True
         times[4] += seen[4]
@@ -237,6 +232,26 @@ class Sequences:
                 said.append(replace(one.said, version=state.rows, withdrawn=True))
             one.said = now
         return said
+
+
+def _groups(rows: pa.Table, agent: Ints, task: Ints, resource: Ints) -> Iterator[tuple[int, int, int, int, list[int]]]:
+    """Agent, task and resource, how many rows they have, and of these the first and the last time, boot and seq of the first,
+    and the calls: by array, since a task's few calls are spread over as many rows."""
+    time, calls = numbers(rows, "time"), numbers(rows, "calls")
+    boot, seq = (rows[name].combine_chunks().to_numpy() for name in ("call_boot", "call_seq"))
+    order = np.lexsort((seq, boot, time, resource, task, agent))
+    changes = np.ones(len(order), bool)
+    changes[1:] = False
+    for key in (agent, task, resource):
+        ordered = key[order]
+        changes[1:] |= ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(changes)
+    ends = np.append(starts[1:], len(order))
+    low, high = order[starts], order[ends - 1]
+    keys = (agent[low], task[low], resource[low], ends - starts)
+    seen = (time[low], time[high], boot[low], seq[low], np.add.reduceat(calls[order], starts))
+    for who, what, which, many, *found in zip(*(column.tolist() for column in (*keys, *seen)), strict=True):
+        yield who, what, which, many, found
 
 
 def _things(task: _Task) -> Iterable[Thing]:
