@@ -5,16 +5,15 @@ regular is updates, tiles and certificate lists. Every request goes to the shipp
 the order of time. Beside it stands RITA's score alone, over the same days, and the web logs that have no beacon.
 """
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
 from benchmarks import weblogs
+from benchmarks.detectdata import data
 from benchmarks.figures import Counts, Figure, share, show
 from pipeline.core.detect.beacon import Beacons
 from schemas.egress import AGENT_ROWS
@@ -37,13 +36,6 @@ def main(argv: list[str]) -> int:
         print("detect_beacon: the shared data folder is not here", file=sys.stderr)
         return 2
     return show(measure(argv))
-
-
-def data() -> Path | None:
-    """Where the shared data is: WARDLINE_DATA, or `shared/data` beside the repository."""
-    named = os.environ.get("WARDLINE_DATA")
-    folder = Path(named) if named else Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    return folder if folder.is_dir() else None
 
 
 def measure(options: list[str]) -> list[Figure]:

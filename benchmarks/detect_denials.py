@@ -20,7 +20,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from benchmarks import weblogs
-from benchmarks.detect_beacon import data, row
+from benchmarks.detect_beacon import row
+from benchmarks.detectdata import data
 from benchmarks.figures import Counts, Figure, share, show
 from pipeline.core.detect.denials import RATE_MIN, WINDOW_US, DenyBursts, rate_of
 from schemas.egress import AGENT_ROWS

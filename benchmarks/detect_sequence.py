@@ -23,7 +23,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from benchmarks.agentdojo import find_runs, load_run
-from benchmarks.detect_beacon import data
+from benchmarks.detectdata import data
 from benchmarks.figures import Counts, Figure, share, show
 from pipeline.core.detect.sequence import Sequences
 from schemas.egress import AGENT_ROWS

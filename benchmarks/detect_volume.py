@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.detect_beacon import data
+from benchmarks.detectdata import data
 from benchmarks.figures import Counts, Figure, share, show
 from pipeline.core.detect.volume import Volumes
 from schemas.egress import AGENT_ROWS

@@ -27,8 +27,9 @@ import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
 from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, news
-from schemas.findings import DENY_BURST, Finding, Term
+from schemas.findings import DENY_BURST, Finding, Term, some_calls
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
+from schemas.records import call_id
 
 WINDOW_US: Final = 300_000_000
 DAY_WINDOWS: Final = 288
@@ -252,7 +253,7 @@ def _finding(name: str, state: _Agent, burst: Sequence[_Judged]) -> Finding:
     targets = sorted({target for one in burst for target in state.windows[one.number].targets})[:TARGETS_MAX]
     first, last = state.windows[burst[0].number], state.windows[burst[-1].number]
     calls = sorted({call[:3] for one in burst for call in _calls(state.windows[one.number])})
-    named = [f"{boot:016x}{seq:016x}" for _, boot, seq in calls]
+    named = [call_id(boot, seq) for _, boot, seq in calls]
     rate = rate_of(worst.past_denied, worst.past_windows)
     denied = sum(one.denied for one in burst)
     return Finding(
@@ -265,7 +266,7 @@ def _finding(name: str, state: _Agent, burst: Sequence[_Judged]) -> Finding:
                  why=f"{len(targets)} different resources were refused"),
         ),
         title=f"agent {name} was refused {denied} times, {worst.denied} of them within five minutes",
-        calls=tuple(named[:50] + named[-50:]) if len(named) > 100 else tuple(named), calls_count=denied,
+        calls=some_calls(named), calls_count=denied,
         evidence={
             "denied": worst.denied, "window_us": worst.number * WINDOW_US, "past_denied": worst.past_denied,
             "past_windows": worst.past_windows, "rate": round(rate, 6), "targets": len(targets),
