@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.stitch.stitcher import Stitched, Stitcher, StitchLimits
 from schemas.findings import Finding
+from schemas.frame import ARROW_SCHEMA
 from schemas.layout import VERDICT_UNSAID
 from schemas.records import SEPARATOR, Kind, Outcome, Verdict, call_id, make_boot
 from tests.support.frames import batch_of, record
@@ -152,3 +154,33 @@ def told(calls: Iterable[Made], **limits: Any) -> Kept:
     feed(stitcher, kept, records_of(calls))
     kept.keep(stitcher.settle(BEGAN_US + QUIET_US))
     return kept
+
+
+def many(first: int, count: int, *, each: int = 1, chains: int = 1) -> pa.RecordBatch:
+    """So many calls, with their ends, of traces that have `each` of them and that nobody has had before; `chains` users."""
+    numbers = np.arange(first, first + count, dtype=np.uint64)
+    traces = np.zeros((count, 2), np.uint64)
+    traces[:, 0] = numbers // each * np.uint64(0x9E3779B97F4A7C15)
+    traces[:, 1] = numbers // each + 1
+    twice = np.repeat(traces, 2, axis=0)
+    ends = np.tile(np.array([0, 1]), count)
+    users = pa.array([SEPARATOR.join((f'User::"u{first + n}"', PLANNER)) for n in range(chains)])
+    columns: dict[str, Any] = {}
+    for column in ARROW_SCHEMA:
+        if pa.types.is_dictionary(column.type):
+            names = users if column.name == "chain" else pa.array(["signed" if column.name == "assurance" else "x"])
+            index = np.repeat(np.arange(count) % len(names), 2).astype(np.int32)
+            columns[column.name] = pa.DictionaryArray.from_arrays(pa.array(index), names)
+        elif pa.types.is_timestamp(column.type):
+            columns[column.name] = pa.array(BEGAN_US + np.repeat(numbers, 2).astype(np.int64)).cast(column.type)
+        elif pa.types.is_fixed_size_binary(column.type):
+            data = twice if column.name == "trace_id" else np.zeros(2 * count, np.uint64)
+            columns[column.name] = pa.FixedSizeBinaryArray.from_buffers(column.type, 2 * count, [None, pa.py_buffer(data)])
+        else:
+            columns[column.name] = pa.array(np.zeros(2 * count, np.int64)).cast(column.type)
+    columns |= {
+        "kind": pa.array(np.where(ends, int(Kind.EFFECT), int(Kind.DECISION)).astype(np.uint8)),
+        "boot": pa.array(np.full(2 * count, FIRST_DOOR, np.uint64)), "call_seq": pa.array(np.repeat(numbers, 2)),
+        "verdict": pa.array(np.where(ends, VERDICT_UNSAID, 1).astype(np.uint8)),
+    }  # fmt: skip
+    return pa.RecordBatch.from_arrays([columns[column.name] for column in ARROW_SCHEMA], schema=ARROW_SCHEMA)

@@ -1,5 +1,6 @@
 """The stitcher: one trace of an operation that crosses enforcers, whatever the order in which its records come."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.core.stitch.stitcher import Stitched
 from schemas.findings import CHAIN, finding_row, score_of
+from tests.support.frames import batch_of
 from tests.support.stitching import (
     ALICE,
     BEGAN_US,
@@ -50,22 +52,37 @@ def test_it_is_the_same_in_every_order_and_every_split_with_a_restart_anywhere()
     """24 orders of its four records, 8 ways to cut each into batches, and after each batch another worker that reads the store;
     and the same worker, a record at a time."""
     wanted = told(OPERATION).said()
-    for order in itertools.permutations(records_of(OPERATION)):
+    for order in itertools.permutations(range(len(RECORDS))):
         for cuts in itertools.product([False, True], repeat=3):
             assert replayed(order, cuts, True).said() == wanted, (order, cuts)
         assert replayed(order, (True, True, True), False).said() == wanted, order
 
 
-def replayed(order: Sequence[tuple[str, dict[str, Any]]], cuts: Sequence[bool], restart: bool) -> Kept:
+RECORDS = records_of(OPERATION)
+
+
+@functools.cache
+def batches(order: tuple[int, ...]) -> list[tuple[str, Any]]:
+    """One batch for each run of records of one enforcer, as `feed` makes them."""
+    runs = itertools.groupby((RECORDS[at] for at in order), key=lambda one: one[0])
+    return [(name, batch_of([row for _, row in rows])) for name, rows in runs]
+
+
+@functools.cache
+def stored(order: tuple[int, ...]) -> Any:
+    return stored_rows([RECORDS[at] for at in order])
+
+
+def replayed(order: tuple[int, ...], cuts: Sequence[bool], restart: bool) -> Kept:
     """Feed records, cut behind each where `cuts` says so; a restart forgets everything and reads the store."""
     stitcher, kept, at = small(), Kept(), 0
-    bounds = [n + 1 for n, cut in enumerate(cuts) if cut] + [len(order)]
-    for bound in bounds:
-        feed(stitcher, kept, order[at:bound])
+    for bound in [*(n + 1 for n, cut in enumerate(cuts) if cut), len(order)]:
+        for name, rows in batches(order[at:bound]):
+            kept.keep(stitcher.take(rows, name, BEGAN_US))
         at = bound
         if restart:
             stitcher = small()
-            kept.keep(stitcher.rebuild(stored_rows(order[:bound]), BEGAN_US))
+            kept.keep(stitcher.rebuild(stored(order[:bound]), BEGAN_US))
     kept.keep(stitcher.settle(BEGAN_US + QUIET_US))
     return kept
 
@@ -201,8 +218,6 @@ def test_what_is_said_of_a_call_is_written_again_only_when_it_is_another() -> No
 
 
 def batch(*calls: Made) -> Any:
-    from tests.support.frames import batch_of
-
     return batch_of([row for one in calls for row in one.records])
 
 

@@ -112,6 +112,11 @@ class Stitcher:
         return self._book.calls
 
     @property
+    def text_bytes(self) -> int:
+        """Bytes of the chains that they name, about."""
+        return self._whos.bytes
+
+    @property
     def forgotten(self) -> int:
         """Traces that were put away and are not known to have been."""
         return self._book.forgotten
