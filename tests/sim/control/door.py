@@ -49,11 +49,16 @@ class Reader:
     def __init__(self, path: str, world: Callable[[], None]) -> None:
         self._path = path
         self._world = world
+        self._turns = 0
         self._map()
 
     def _map(self) -> None:
         self._inode = _inode(self._path)
         self._board = BoardReader(self._path)
+
+    @property
+    def turn(self) -> int:
+        return self._turns + self._board.turn
 
     @property
     def epoch(self) -> int:
@@ -70,6 +75,7 @@ class Reader:
     def check(self, caller: Selectors, target: Selectors, /) -> int:
         found = self._board.check(caller, target)
         if found == Standing.STALE and _inode(self._path) != self._inode:
+            self._turns += self._board.turn
             self._map()
             found = self._board.check(caller, target)
         return found
