@@ -14,6 +14,8 @@ Nothing is set by the data: margins and odds are those that are shipped.
     right        of the edges that were given, those to the call that was the cause
     abstained    edges that were not given
     principal    calls under another first call than their own: acts that would be laid to somebody else
+
+First, what the stitcher costs: calls with their ends, of traces with one call and with four, and the memory of those that live.
 """
 
 import csv
@@ -35,6 +37,7 @@ from pipeline.core.stitch.stitcher import Stitcher
 from schemas.frame import ARROW_SCHEMA
 from schemas.records import Kind, make_boot
 from schemas.store import zero_of
+from tests.support.stitching import many
 
 SHARES: Final = (0.0, 0.1, 0.3, 1.0)
 SEEDS: Final = (1, 2, 3)
@@ -43,6 +46,9 @@ CLOCKS_MS: Final = (1, 5, 20)
 KEPT_RIGHT_MIN: Final = 0.999
 LOST_RIGHT_MIN: Final = 0.92
 PRINCIPAL_MAX: Final = 0.001
+
+PACE_CALLS: Final = 400_000
+PACE_FRAME: Final = 2_000
 
 ARCHIVE: Final = "trainticket-2023-01-29.tar.gz"
 OUTSIDE: Final = "outside"
@@ -93,6 +99,8 @@ class Score:
 
 def main(argv: list[str]) -> int:
     """Measure and print; returns 1 when a limit is missed."""
+    for each in (1, 4):
+        _pace(each)
     folder = data_folder()
     if folder is None:
         print("skipped: the shared data folder is not here")
@@ -143,6 +151,26 @@ def _print(name: str, score: Score, took: float) -> None:
         f"{score.misled:>4,} wrong principals ({score.misled / score.calls:.3%})  "
         f"{score.unknown:>5,} unknown ({score.unknown / score.calls:.2%})  {took:5.1f} s", flush=True,
     )  # fmt: skip
+
+
+def _pace(each: int) -> None:
+    """What a call costs, and what a thousand traces do."""
+    before = _own_bytes()
+    stitcher = Stitcher()
+    spent = 0.0
+    for first in range(0, PACE_CALLS, PACE_FRAME):
+        batch = many(first, PACE_FRAME, each=each)
+        begun = time.process_time()
+        stitcher.take(batch, "enforce-1", first)
+        spent += time.process_time() - begun
+    grown = (_own_bytes() - before) / (stitcher.traces / 1000)
+    cost = spent / PACE_CALLS * 1e6
+    print(f"traces of {each}     {cost:6.2f} us of CPU a call  {grown / 1024:8.0f} KiB for 1,000 live traces", flush=True)
+
+
+def _own_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def data_folder() -> Path | None:
