@@ -43,6 +43,7 @@ class Collector:
         self.acked: set[int] | None = None
         """The acknowledgements that are there; None: those of this collector are off."""
         self._acks = 0
+        self._open: list[socket.socket] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,6 +63,10 @@ class Collector:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                outer._open.append(request)
+                super().process_request(request, client_address)
 
             def handle_error(self, *_: object) -> None:
                 """A client that was killed in the middle of a request is what these tests are about."""
@@ -98,6 +103,9 @@ class Collector:
         """Be away."""
         self._server.shutdown()
         self._server.server_close()
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
         self._thread.join(10)
 
 
