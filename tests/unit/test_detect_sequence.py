@@ -132,3 +132,11 @@ def test_one_agent_with_too_many_tools_costs_the_others_what_they_know_and_then_
     assert set(detector._agents) == {"b"}
     assert detector._things == 30
     assert detector.evicted > 2
+
+
+def test_agents_of_one_frame_make_room_for_each_other() -> None:
+    detector = Sequences(pairs=20)
+    detector.take(table(one for n in range(9) for one in task(f"t{n}", "abcd", n, f"agent {n}")))
+    assert detector._things == sum(len(agent.owners) for agent in detector._agents.values()) <= 20
+    assert detector.entries == sum(len(agent.tasks) for agent in detector._agents.values()) == 2
+    assert detector.evicted == 7

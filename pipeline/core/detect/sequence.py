@@ -27,6 +27,7 @@ from pipeline.core.detect.columns import Ints, codes, numbers
 from pipeline.core.detect.words import JUDGED_DAYS, differs
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
+from schemas.records import call_id
 
 DAY_US: Final = 86_400_000_000
 LEARNING_US: Final = DAY_US
@@ -53,7 +54,6 @@ Thing: TypeAlias = str | tuple[str, str]
 class _Task:
     """One task of an agent."""
 
-    rows: int = 0
     tools: dict[str, list[int]] = field(default_factory=dict)
     """Tool -> its first and its last call in us, boot and seq of the first, calls."""
     owns: set[Thing] = field(default_factory=set)
@@ -116,39 +116,42 @@ class Sequences:
             return []
         touched: dict[str, set[str]] = {}
         earlier: set[str] = set()
+        at = (-1, -1)
         for who, what, which, many, seen in _groups(rows.take(pa.array(wanted)), agent[wanted], task[wanted], resource[wanted]):
-            name = names[who]
-            if not name or not tasks[what]:
+            name, called = names[who], tasks[what]
+            if not name or not called:
                 continue
-            first_us, last_us = seen[:2]
-            state = self._agents.get(name)
-            if state is None:
-                state = self._agents[name] = _Agent(first_us, last_us)
-            elif first_us < state.first_us:
-                state.first_us = first_us
+            if at != (who, what):  # groups of one task follow each other
+                at = who, what
+                state, one = self._task(name, called, seen[0])
+            if seen[0] < state.first_us:
+                state.first_us = seen[0]
                 earlier.add(name)
-            state.last_us = max(state.last_us, last_us)
-            one = self._task(name, state, tasks[what])
-            one.rows += many
+            state.last_us = max(state.last_us, seen[1])
             state.rows += many
             if self._note(one, tools[which], seen) or one.said is not None:
-                touched.setdefault(name, set()).add(tasks[what])
+                touched.setdefault(name, set()).add(called)
         said = []
         for name in sorted(touched.keys() | earlier):
+            if name not in self._agents:  # it has made room for another one of these
+                continue
             state = self._agents[name]
             changed = self._own(name, state, touched.get(name, set()))
             said += self._judge(name, state, state.tasks if name in earlier else changed)
         self._make_room()
         return said
 
-    def _task(self, name: str, state: _Agent, task: str) -> _Task:
+    def _task(self, name: str, task: str, first_us: int) -> tuple[_Agent, _Task]:
+        state = self._agents.get(name)
+        if state is None:
+            state = self._agents[name] = _Agent(first_us, first_us)
         one = state.tasks.get(task)
         if one is None:
             one = state.tasks[task] = _Task()
             self._tasks[name, task] = None
         self._tasks.move_to_end((name, task))
         self._agents.move_to_end(name)
-        return one
+        return state, one
 
     def _note(self, task: _Task, tool: str, seen: list[int]) -> bool:
         """Whether it is known now what was not."""
@@ -289,7 +292,7 @@ def _finding(name: str, state: _Agent, task: str, one: _Task) -> Finding | None:
                  why=f"{len(pairs)} pairs of known tools that it had never called in this order"),
         ),
         title=f"agent {name} called tools as it never had: {min(told)[1]}" + (f" and {len(told) - 1} more" if told[1:] else ""),
-        calls=some_calls([f"{boot:016x}{seq:016x}" for _, boot, seq in calls]),
+        calls=some_calls([call_id(boot, seq) for _, boot, seq in calls]),
         calls_count=sum(times[4] for times in one.tools.values()),
         evidence={
             "task": task, "agent_first_us": state.first_us, "new_tools": len(tools), "new_pairs": len(pairs),
