@@ -9,9 +9,10 @@ A crash behind any line: the words come again, from the message that is not comm
 are not news, and rules find what they have done.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,7 @@ from schemas.findings import Finding, finding_row
 
 log = logging.getLogger(__name__)
 
+LOOK_S: Final = 0.1
 WORDS_MAX: Final = 100_000
 """Findings whose last word is remembered. Of another one the store is asked."""
 
@@ -48,17 +50,22 @@ class Responder(Protocol):
 
 
 class Cases:
-    """`stored(what, work, *arguments)` does blocking work of the store until it succeeds; `wake(agent, id)` tells readers."""
+    """`stored(what, work, *arguments)` does blocking work of the store until it succeeds; `wake(agent, id)` tells readers.
+
+    `excepted()` is (detector, subject) of what somebody has called false; None while that is not known, and then no risk is
+    said: it would be made of what is false.
+    """
 
     def __init__(
         self, store: CaseStore, *, stored: Callable[..., Awaitable[Any]], wake: Callable[[str, str], None], slot: str,
-        responder: Responder | None = None,
+        responder: Responder | None = None, excepted: Callable[[], Collection[tuple[str, str]] | None] = lambda: (),
     ) -> None:  # fmt: skip
         self._store = store
         self._stored = stored
         self._wake = wake
         self._slot = slot
         self._responder = responder
+        self._excepted = excepted
         self._words: OrderedDict[str, Word] = OrderedDict()
         self.filed = 0
         """Words that became rows since the start."""
@@ -122,7 +129,10 @@ class Cases:
             await self._responder.act(findings)
 
     async def _risks(self, findings: Sequence[Finding]) -> list[Finding]:
-        """The words on the risk of each agent, for each day that findings of one of its days may change."""
+        """The words on the risk of each agent, for each day that findings of one of its days may change.
+
+        What somebody has called false is no part of a risk.
+        """
         touched = {(f.agent, day_of(f.time_us) + more) for f in findings if f.agent and f.detector in TACTICS
                    for more in (0, DAY_US)}  # fmt: skip
         if not touched:
@@ -131,9 +141,12 @@ class Cases:
         agents = sorted({agent for agent, _ in touched})
         first, last = min(days) - DAY_US, max(days) + DAY_US - 1
         stored = await self._stored("findings", self._store.of_agents, agents, first, last)
+        while (false := self._excepted()) is None:
+            await asyncio.sleep(LOOK_S)
+        known = [replace(f, withdrawn=True) if (f.detector, f.subject) in false and f.detector != RISK else f for f in stored]
         words: list[Finding] = []
         for agent in agents:
-            own = [f for f in stored if f.agent == agent]
+            own = [f for f in known if f.agent == agent]
             said = {f.window_us: f for f in own if f.detector == RISK and not f.withdrawn}
             now = {f.window_us: f for f in risks(own)}
             words += [now[day] for one, day in touched if one == agent and day in now]

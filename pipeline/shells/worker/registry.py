@@ -9,10 +9,9 @@ A host sends no frame before it has read its own entry, so the entry of an hones
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,15 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pipeline.core.intake import Check
 from pipeline.core.respond import Standing
 from pipeline.shells.worker import metrics
+from pipeline.shells.worker.kept import Kept, read_kept, write_kept
 from pipeline.shells.worker.scribe import Scribe, Whole
 from schemas.config import Config
 from schemas.control import Entry
-from schemas.errors import FrameFault, OperatorFault
+from schemas.errors import FrameFault
 from schemas.follower import Beat, Follower
 from schemas.home import Home
 from schemas.keys import control_pins
 from schemas.links import embedded_broker, first_line, kafka_security, stop_client
-from schemas.process import private_dir, write_atomic
+from schemas.process import private_dir
 from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,6 @@ SILENT_S: Final = 10.0
 
 QUIET_S: Final = 5.0
 """One log line for each reason of refusal in this time."""
-
-FORM: Final = 1
 
 
 class Registry:
@@ -178,7 +176,7 @@ class Registry:
     # -- what the responder asks -------------------------------------------------------------------------------------
 
     def excepted(self) -> "frozenset[tuple[str, str]] | None":
-        """(detector, subject) of findings that are said to be false; None until the log was whole once."""
+        """(detector, subject) of findings that are said to be false, by the last registry at least; None without one."""
         return frozenset(self._exceptions.values()) if self._exceptions is not None else None
 
     def standing(self, selector: str) -> Standing | None:
@@ -330,6 +328,7 @@ class Registry:
         elif entry.kind == "exception" and self._exceptions is not None:
             others = {name: one for name, one in self._exceptions.items() if name != entry.name}
             self._exceptions = others | _exceptions([entry])
+            self._save(follower, sync=True)
         if self._scribe is not None:
             self._scribe.add(entry)
 
@@ -362,21 +361,12 @@ class Registry:
     # -- on the disk -------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        try:
-            said = json.loads(self._path.read_bytes())
-            if said.pop("form") != FORM:
-                raise ValueError("form")
-            self._floor = (int(said["epoch"]), int(said["counter"]))
-            self._keys = {bytes.fromhex(name): bytes.fromhex(public) for name, public in said["control"].items()}
-            self._hosts = {str(name): bytes.fromhex(public) for name, public in said["hosts"].items()}
-            self._former = {str(name): bytes.fromhex(public) for name, public in said["former"].items()}
-            for public in (*self._keys.values(), *self._hosts.values(), *self._former.values()):
-                Ed25519PublicKey.from_public_bytes(public)
-        except FileNotFoundError:
+        kept = read_kept(self._path)
+        if kept is None:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-            said_so = "is no registry; remove it, and this worker believes what control says now"
-            raise OperatorFault(f"{self._path}: {said_so}") from fault
+        self._floor = (kept.epoch, kept.counter)
+        self._keys, self._hosts, self._former = dict(kept.keys), dict(kept.hosts), dict(kept.former)
+        self._exceptions = dict(kept.exceptions)
         self._ready.set()
 
     def _save(self, follower: Follower, *, sync: bool = False) -> None:
@@ -385,20 +375,14 @@ class Registry:
             return
         self._saved_at = now
         self._floor = (follower.epoch, follower.counter)
-        said = {
-            "form": FORM, "epoch": follower.epoch, "counter": follower.counter, "control": _hex(self._keys, bytes.hex),
-            "hosts": _hex(self._hosts, str), "former": _hex(self._former, str),
-        }  # fmt: skip
-        write_atomic(self._path, json.dumps(said).encode(), sync=sync)
+        kept = Kept(epoch=follower.epoch, counter=follower.counter, keys=self._keys, hosts=self._hosts, former=self._former,
+                    exceptions=self._exceptions or {})  # fmt: skip
+        write_kept(self._path, kept, sync=sync)
 
 
 def registry_file(home: Home, slot: str) -> Path:
     """Where a worker keeps the last registry: whose frames count, and how far control was heard."""
     return private_dir(home.root / "faust" / slot) / "registry.json"
-
-
-def _hex(keys: Mapping[Any, bytes], name: Callable[[Any], str]) -> dict[str, str]:
-    return {name(key): public.hex() for key, public in keys.items()}
 
 
 def _exceptions(entries: Iterable[Entry]) -> dict[str, tuple[str, str]]:

@@ -39,7 +39,8 @@ class Watch:
         self._carrier = Carrier(config, servers=servers, slot=slot, flow=flow)
 
         def cases(name: str, responder: Responder | None) -> Callable[[Callable[..., Awaitable[Any]]], Cases]:
-            return lambda stored: Cases(books[name], stored=stored, wake=herald.wake_finding, slot=slot, responder=responder)
+            return lambda stored: Cases(books[name], stored=stored, wake=herald.wake_finding, slot=slot, responder=responder,
+                                        excepted=registry.excepted)  # fmt: skip
 
         self.tap = Tap(
             config, store=books["tap"], cases=cases("tap", None), carrier=self._carrier, sign=key.sign, slot=slot
