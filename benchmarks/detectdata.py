@@ -6,7 +6,6 @@
     exploits     visits to exploit kits, the same; each visit is a session
     cloudtrail   an AWS account: an access key is a credential, its ARN the agent, the source address where it comes from; all
                  calls come in through one enforcer, since the log has none
-    agentdojo    tool calls of 36,679 runs (`benchmarks.agentdojo`), whose times are made
 
 Texts are spelled as in the store: an agent's name, `http:GET`, `Host::"name:port"`.
 """
@@ -25,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchmarks import agentdojo, weblogs
+from benchmarks import weblogs
 from enforcers.core.call import target_of
 from enforcers.core.query import measure
 from pipeline.core.detect import detectors
@@ -215,36 +214,6 @@ def cloudtrail(source: Path) -> list[Told]:
                 client=address if _ADDRESS.fullmatch(address) else "",
             ))  # fmt: skip
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of AgentDojo."""
-
-    path: str
-    attacked: bool
-    """An injection was in it."""
-    succeeded: bool
-    """The injection's task was done."""
-    useful: bool
-
-
-def dojo(source: Path) -> tuple[list[Told], dict[str, Run]]:
-    """Every tool call, and the runs by their session."""
-    loaded, runs = [], {}
-    for path, text in agentdojo.find_runs(source / "agentdojo"):
-        run = json.loads(text)
-        attacked = run.get("injection_task_id") is not None and run.get("attack_type") not in (None, "none")
-        runs[path] = Run(path, attacked, attacked and bool(run.get("security")), bool(run.get("utility")))
-        loaded.append(agentdojo.load_run(path, text))
-    calls = []
-    for line in agentdojo.lines(sorted(loaded)):
-        at = datetime.fromisoformat(line["time"].replace("Z", "+00:00"))
-        calls.append(Told(
-            round(at.timestamp() * 1e6), line["agent"], line["action"], line["resource"], session=line["session"],
-            bytes_out=line["bytes_out"], bytes_in=line["bytes_in"],
-        ))  # fmt: skip
-    return calls, runs
 
 
 def per_agent_day(heard: Heard, findings: Iterable[Finding]) -> Mapping[str, tuple[float, float]]:

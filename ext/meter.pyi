@@ -43,5 +43,5 @@ class Units:
     def of(self, slot: int) -> tuple[int, _U8, _U64, _I64, _F64, _U8, _U64, _U64]:
         """(calls, kind, hash, time, bits, refused, boot, seq) of a pair. Raises KeyError where there is none."""
 
-    def bits_of(self, slots: _I32) -> _F64:
-        """The bits of all items of each pair."""
+    def bits_of(self, slots: _I32) -> tuple[_F64, _F64]:
+        """(bits of the names and refused queries, bits of the other queries) of each pair."""

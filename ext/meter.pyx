@@ -33,7 +33,7 @@ cdef struct Unit:
 
 cdef struct Pair:
     uint64_t hash
-    double bits[KINDS]      # sum of its items
+    double told, asked      # bits of its names and refused queries, and of its other queries
     int32_t count[KINDS]
     int32_t first           # item
     int32_t following       # in its bucket, or among the free
@@ -148,16 +148,17 @@ cdef class Units:
                 if at < 0:
                     continue
                 one = &self._units[at]
-                one.time, one.boot, one.seq, one.refused = time[row], boot[row], seq[row], refused[row] != 0
+                one.time, one.boot, one.seq = time[row], boot[row], seq[row]
                 changed[row] = 1
-                continue
             one = &self._units[at]
             if time[row] < one.time or (time[row] == one.time and (boot[row] < one.boot or (
                     boot[row] == one.boot and seq[row] < one.seq))):
                 one.time, one.boot, one.seq = time[row], boot[row], seq[row]
                 changed[row] = 1
             if refused[row] and not one.refused:
+                self.weigh(one, -1)
                 one.refused = 1
+                self.weigh(one, 1)
                 changed[row] = 1
 
     def of(self, int32_t slot):
@@ -183,14 +184,20 @@ cdef class Units:
         return (self._pairs[slot].calls, *columns)
 
     def bits_of(self, const int32_t[::1] slots):
-        """The bits of all items of each pair, names and queries together."""
+        """(bits of the names and refused queries, bits of the other queries) of each pair."""
         cdef Py_ssize_t row
-        found = np.zeros(slots.shape[0])
-        cdef double[::1] out = found
+        found = np.zeros(slots.shape[0]), np.zeros(slots.shape[0])
+        cdef double[::1] told = found[0], asked = found[1]
         for row in range(slots.shape[0]):
             if 0 <= slots[row] < <int32_t>self._pairs.size() and self._pairs[slots[row]].used:
-                out[row] = self._pairs[slots[row]].bits[0] + self._pairs[slots[row]].bits[1]
+                told[row], asked[row] = self._pairs[slots[row]].told, self._pairs[slots[row]].asked
         return found
+
+    cdef void weigh(self, Unit* unit, int sign) noexcept nogil:
+        if unit.kind == 0 or unit.refused:
+            self._pairs[unit.pair].told += sign * unit.bits
+        else:
+            self._pairs[unit.pair].asked += sign * unit.bits
 
     # -- the tables --------------------------------------------------------------------------------------------------
 
@@ -251,7 +258,7 @@ cdef class Units:
         self._unit_buckets[bucket] = at
         pair.first = at
         pair.count[kind] += 1
-        pair.bits[kind] += bits
+        self.weigh(&self._units[at], 1)
         self.units += 1
         return at
 
@@ -267,7 +274,7 @@ cdef class Units:
             link = &self._units[link[0]].following
         link[0] = unit.following
         pair.count[unit.kind] -= 1
-        pair.bits[unit.kind] -= unit.bits
+        self.weigh(unit, -1)
         unit.pair = NOBODY
         unit.following = self._free_unit
         self._free_unit = at

@@ -107,7 +107,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(steps=steps, data=st.data())
 def test_any_order_and_partition_of_frames_says_the_same(
     steps: list[tuple[int, str, str, bool]], data: st.DataObject

@@ -20,14 +20,14 @@ finding is said again when one doubles, not with each call.
 
 import ipaddress
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.detect.columns import codes, each_group, numbers
+from pipeline.core.detect.columns import Ints, codes, numbers
 from pipeline.core.detect.words import news
 from schemas.detectors import FIRST_SEEN
 from schemas.findings import Finding, Term, some_calls
@@ -65,6 +65,8 @@ class _Day:
 @dataclass(slots=True)
 class _Domain:
     version: int = 0
+    latest: int = 0
+    """The latest day with a call."""
     agents: dict[str, dict[int, _Day]] = field(default_factory=dict)
     said: dict[int, Finding] = field(default_factory=dict)
 
@@ -117,27 +119,19 @@ class FirstSeen:
         """Domain -> days to judge; None: all of them."""
         for name in self._learn(agents, agent, first):
             touched |= dict.fromkeys(self._of_agent.get(name, ()))
-        day = first // DAY_US
-        sums = [numbers(rows, name) for name in ("calls", "writes", "denied", "bytes_out")]
-        boot, seq = (rows[name].combine_chunks().to_numpy(zero_copy_only=False) for name in ("call_boot", "call_seq"))
-        for (where, who, on), at in each_group([domain, agent, day]):
+        for where, who, on, begun, totals in _groups(rows, domain, agent, first):
             if not domains[where] or not agents[who]:
                 continue
-            one = at[np.lexsort((seq[at], boot[at], first[at]))[0]]
-            begun = (int(first[one]), int(boot[one]), int(seq[one]))
-            totals = [int(column[at].sum()) for column in sums]
-            version = totals[0] + int((sums[0][at] == 0).sum())
-            self._add(domains[where], agents[who], on, begun, totals, version)
-            days = touched.setdefault(domains[where], set())
-            if days is not None:
-                # what is seen today may be no news on the 14 days that follow
-                days.update(range(on, on + UNSEEN_DAYS + 1))
+            days = self._add(domains[where], agents[who], on, begun, totals)
+            known = touched.setdefault(domains[where], set()) if days else None
+            if known is not None:
+                known |= days
         for on, names in self._said_on.items():
             if self._fleet(on) != self._fleet_on[on]:
                 for name in names:
-                    days = touched.setdefault(name, set())
-                    if days is not None:
-                        days.add(on)
+                    known = touched.setdefault(name, set())
+                    if known is not None:
+                        known.add(on)
         found: list[Finding] = []
         for name in sorted(touched.keys() & self._domains.keys()):
             found += self._judge(name, touched[name])
@@ -172,8 +166,9 @@ class FirstSeen:
         del self._begun[bisect_right(self._begun, time_us // DAY_US) - 1]
 
     def _add(
-        self, domain: str, agent: str, on: int, first: tuple[int, int, int], totals: Sequence[int], version: int
-    ) -> None:  # fmt: skip
+        self, domain: str, agent: str, on: int, first: tuple[int, int, int], totals: Sequence[int]
+    ) -> set[int]:  # fmt: skip
+        """Take an agent's calls to a domain on one day; the days that must be judged for it."""
         state = self._domains.pop(domain, None) or _Domain()
         self._domains[domain] = state
         if agent not in state.agents:
@@ -181,22 +176,33 @@ class FirstSeen:
                 self._evicted += 1
                 oldest = next(iter(self._domains))
                 if oldest == domain:  # every pair is of this domain
-                    return
+                    return set()
                 self._drop(oldest)
             self._pairs += 1
             self._of_agent.setdefault(agent, set()).add(domain)
-        state.version += version
+        calls, writes, denied, bytes_out, ends = totals
+        state.version += calls + ends
         days = state.agents.setdefault(agent, {})
         known = days.get(on)
+        came = known is None
         if known is None:
             known = days[on] = _Day(first)
+            state.latest = max(state.latest, on)
             for old in [one for one in days if one < max(days) - KEPT_DAYS]:
                 del days[old]
         known.first = min(known.first, first)
-        known.calls += totals[0]
-        known.writes += totals[1]
-        known.denied += totals[2]
-        known.bytes_out += totals[3]
+        known.calls += calls
+        known.writes += writes
+        known.denied += denied
+        known.bytes_out += bytes_out
+        # an agent that calls where it always calls changes nothing; a day that is new may, for the 14 days behind it
+        judged = {at // DAY_US for at in state.said if on <= at // DAY_US <= on + UNSEEN_DAYS} if came else set()
+        return judged | {on} if self._is_new(agent, days, on) else judged
+
+    def _is_new(self, agent: str, days: Mapping[int, _Day], on: int) -> bool:
+        if on not in days or days[on].first[0] < self._since.get(agent, 0) + LEARNING_US:
+            return False
+        return not any(on - UNSEEN_DAYS <= one < on for one in days)
 
     def _drop(self, domain: str) -> None:
         state = self._domains.pop(domain)
@@ -224,13 +230,12 @@ class FirstSeen:
 
     def _judge(self, name: str, wanted: set[int] | None) -> list[Finding]:
         state = self._domains[name]
-        known = {on for days in state.agents.values() for on in days}
-        oldest = max(known, default=0) - KEPT_DAYS
+        oldest = state.latest - KEPT_DAYS
         # too old to be judged is no reason to take it back
         said = {at: one for at, one in state.said.items() if at // DAY_US >= oldest}
         judged = {at: one for at, one in said.items() if wanted is None or at // DAY_US in wanted}
         holds: dict[int, Finding] = {}
-        for on in sorted(known if wanted is None else known & wanted):
+        for on in sorted({on for days in state.agents.values() for on in days} if wanted is None else wanted):
             finding = self._finding(name, state, on)
             if finding is not None:
                 holds[on * DAY_US] = finding
@@ -248,9 +253,8 @@ class FirstSeen:
         new: list[tuple[tuple[int, int, int], str]] = []
         users = 0
         for agent, days in state.agents.items():
-            before = any(on - UNSEEN_DAYS <= one < on for one in days)
-            users += before or on in days
-            if on in days and not before and days[on].first[0] >= self._since.get(agent, 0) + LEARNING_US:
+            users += any(on - UNSEEN_DAYS <= one <= on for one in days)
+            if self._is_new(agent, days, on):
                 new.append((days[on].first, agent))
         if not new:
             return None
@@ -273,6 +277,25 @@ class FirstSeen:
             calls_count=len(calls), agent=agent, domain=name if registrable_domain(name) == name else "",
             host=name if _is_address(name) else "",
         )  # fmt: skip
+
+
+def _groups(
+    rows: pa.Table, domain: Ints, agent: Ints, first: Ints
+) -> Iterator[tuple[int, int, int, tuple[int, int, int], tuple[int, ...]]]:  # fmt: skip
+    """(domain, agent, day, first call, sums) of rows that have the first three in common."""
+    boot, seq = (rows[name].combine_chunks().to_numpy(zero_copy_only=False) for name in ("call_boot", "call_seq"))
+    day = first // DAY_US
+    order = np.lexsort((seq, boot, first, day, agent, domain))
+    if not len(order):
+        return
+    keys = [column[order] for column in (domain, agent, day)]
+    starts = np.flatnonzero(np.concatenate(([True], np.logical_or.reduce([key[1:] != key[:-1] for key in keys]))))
+    at = order[starts]
+    calls = numbers(rows, "calls")
+    sums = [calls, *(numbers(rows, name) for name in ("writes", "denied", "bytes_out")), (calls == 0).astype(np.int64)]
+    totals = zip(*(np.add.reduceat(column[order], starts).tolist() for column in sums), strict=True)
+    begun = zip(first[at].tolist(), boot[at].tolist(), seq[at].tolist(), strict=True)
+    yield from zip(*(key[starts].tolist() for key in keys), begun, totals, strict=True)
 
 
 def terms_of(evidence: Mapping[str, Any]) -> tuple[Term, ...]:

@@ -115,13 +115,13 @@ class Leaks:
 
     def totals(self, most: int) -> list[tuple[str, str, float]]:
         """(agent, destination, bits) of the pairs with the highest totals, of names and of queries that were refused."""
-        slots = np.array(sorted(self._pairs), np.int32)
-        at = slots[np.argsort(-self._units.bits_of(slots), kind="stable")[: 4 * most]]
-        found = []
-        for slot in at.tolist():
-            pair = self._pairs[slot]
-            found.append((pair.agent, pair.domain or pair.host, _Meters.of(self._units, slot).total))
-        return sorted((one for one in found if one[2]), key=lambda one: (-one[2], one))[:most]
+        slots = np.array(list(self._pairs), np.int32)
+        found = [
+            (pair.agent, pair.domain or pair.host, round(bits, 3))
+            for pair, bits in zip(self._pairs.values(), self._units.bits_of(slots)[0].tolist(), strict=True)
+            if bits > 0
+        ]
+        return sorted(found, key=lambda one: (-one[2], one))[:most]
 
     # -- rows to items -----------------------------------------------------------------------------------------------
 
@@ -165,9 +165,10 @@ class Leaks:
             marked = np.zeros(len(at), np.uint8)
             self._units.add(of_row[at], kind, item[at], bits[at], time[told][at], refused[at], boot[at], seq[at], marked)
             changed[at] |= marked
-        touched = np.unique(of_row[changed > 0]).astype(np.int32)
-        full = touched[self._units.bits_of(touched) >= TRIP_BITS]
-        return self._judge({*full.tolist(), *again})
+        touched, at = np.unique(of_row[changed > 0], return_inverse=True)
+        latest = np.full(len(touched), np.iinfo(np.int64).min)
+        np.maximum.at(latest, at, time[told][changed > 0])
+        return self._judge({*self._worth(touched.astype(np.int32), latest), *again})
 
     def _learn(self, agents: Sequence[str], agent: NDArray[np.int64], time: NDArray[np.int64]) -> set[int]:
         """Since when each agent is known; the slots of those that were known later, and must be judged again."""
@@ -188,7 +189,18 @@ class Leaks:
         if not earlier:
             return set()
         slots = np.array([slot for slot, pair in self._pairs.items() if pair.agent in earlier], np.int32)
-        return set(slots[self._units.bits_of(slots) >= TRIP_BITS].tolist())
+        return self._worth(slots, np.full(len(slots), np.iinfo(np.int64).max))
+
+    def _worth(self, slots: NDArray[np.int32], latest_us: NDArray[np.int64]) -> set[int]:
+        """The slots of pairs that can have something to say, when all that is new of them is `latest_us` or older."""
+        told, asked = (bits >= TRIP_BITS for bits in self._units.bits_of(slots))
+        found = set(slots[told].tolist())
+        for slot, last_us in zip(slots[asked & ~told].tolist(), latest_us[asked & ~told].tolist(), strict=True):
+            pair = self._pairs[slot]
+            # an agent that only learns yet asks much and says nothing; what was said may have to be taken back
+            if last_us >= self._since.get(pair.agent, 0) + LEARNING_US or pair in self._said:
+                found.add(slot)
+        return found
 
     # -- items to findings -------------------------------------------------------------------------------------------
 
@@ -242,11 +254,6 @@ class _Meters:
             full=names >= LEAK_NAMES_MAX or len(kind) - names >= LEAK_QUERIES_MAX,
         )  # fmt: skip
 
-    @property
-    def total(self) -> float:
-        """Bits of names and refused queries."""
-        return round(float(self.sums[-1]), 3) if len(self.sums) else 0.0
-
 
 def marks(bits: NDArray[np.float64]) -> NDArray[np.int64]:
     """Which mark each number of bits has passed: 0 below 1,024, 1 from there, 2 from 4,096, 3 from 8,192 and so on."""
@@ -256,12 +263,18 @@ def marks(bits: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _findings(pair: _Pair, meters: _Meters, since_us: int) -> list[Finding]:
     days = meters.time // DAY_US
-    several = np.cumsum(meters.counted) >= ITEMS_MIN
-    by_names = np.where(several & meters.counted, marks(meters.slow), 0)
-    total = np.where(several & meters.counted & (meters.sums >= HARD_BITS), marks(meters.sums), 0)
-    by_total = np.where(total > np.maximum.accumulate(np.concatenate(([0], total[:-1]))), total, 0)
+    if not len(days):
+        return []
+    by_names = by_total = np.zeros(len(days), np.int64)
+    if meters.sums[-1] >= TRIP_BITS:
+        counts = meters.counted & (np.cumsum(meters.counted) >= ITEMS_MIN)
+        by_names = np.where(counts, marks(meters.slow), 0)
+        total = np.where(counts & (meters.sums >= HARD_BITS), marks(meters.sums), 0)
+        by_total = np.where(total > np.maximum.accumulate(np.concatenate(([0], total[:-1]))), total, 0)
     excess, baseline = _excess(meters, days, since_us)
     by_queries = marks(excess)
+    if not (by_names.any() or by_queries.any() or by_total.any()):
+        return []
     found = []
     for day in np.unique(days[(by_names > 0) | (by_queries > 0) | (by_total > 0)]).tolist():
         inside = np.flatnonzero(days == day)
