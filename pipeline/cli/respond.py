@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.cli.asking import Asker, asking, jsonable, shown_span, shown_time, stamp
 from pipeline.cli.calls import LIMIT_MAX, details, since
 from pipeline.cli.common import Commands, add_clickhouse, config_of, home_of, printable, table
-from pipeline.core.respond import EXCEPTED, FAILED, LIMITED, REVOKED, STANDING, Response, about, rehearse
+from pipeline.core.respond import EXCEPTED, FAILED, LATE, LIMITED, REVOKED, STANDING, Response, about, rehearse
 from schemas.config import Respond
 from schemas.detectors import LIMIT, ROOT
 from schemas.errors import OperatorFault
@@ -85,11 +85,14 @@ def show(args: argparse.Namespace, rules: Sequence[Respond], rows: Sequence[Row]
         for row in rows:
             print(json.dumps(jsonable(row)))
         return 0
-    if rows:
+    told = [row for row in rows if row["state"] != LATE]
+    if told:
         print(table(HEAD, ((shown_time(row["time"]), row["rule"], row["state"], row["selector"] or "-", _for(row["for_s"]),
-                            row["finding"], row["why"]) for row in rows)))  # fmt: skip
+                            row["finding"], row["why"]) for row in told)))  # fmt: skip
     else:
         print("no rule has done anything")
+    if len(told) < len(rows):
+        print(f"{len(rows) - len(told)} findings were over when they were found (late)")
     if not rules:
         print("there is no [[respond]] in wardline.toml: findings only alert")
     return 0

@@ -286,6 +286,16 @@ def test_what_is_stored_is_read_back_as_it_was_and_what_is_said_of_limits_is_no_
     assert parse_finding(rows[0]) == found()
 
 
+def test_what_was_over_when_it_was_found_is_counted_and_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [ANSWER, *({**ANSWER, "state": "late", "selector": "", "epoch": 0, "why": "over"} for _ in range(3))]
+    respond.show(args("respond"), RULES, rows)
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:5] for line in out[1:-1]] == [["leaks", "revoked", "agent:reader"]]
+    assert out[-1] == "3 findings were over when they were found (late)"
+    respond.show(args("respond", "--json"), RULES, rows)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
 def test_without_rules_there_is_nothing_to_try(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["respond", "--dry-run", "--home", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"wardline: {tmp_path}/wardline.toml: has no [[respond]]: findings only alert\n"
