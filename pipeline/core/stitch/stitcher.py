@@ -13,7 +13,7 @@ costs nothing: the batch is read again, or its traces are rebuilt from the store
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -198,9 +198,11 @@ class Stitcher:
         return self._book.gather(everything)[0]
 
     def _away(self, slots: npt.NDArray[np.int32]) -> Iterator[Stitched]:
-        """Say the last word on those that have not settled, and put them away."""
+        """Say the last word on those that have not settled, and put them away. What a record that is on its way might explain
+        is no finding yet: nobody would be here to take it back."""
         open_ = slots[(self._book.flags[slots] & _SETTLED) == 0]
-        yield from self._tell(open_, settled=True)
+        for part in self._tell(open_, settled=True):
+            yield replace(part, findings=())
         self._offences[slots] = 0
         self._book.drop(slots)
         self.evicted += len(slots)
