@@ -173,6 +173,38 @@ def test_nothing_is_lost_or_found_twice_when_a_worker_is_killed_behind(step: str
     script(play)()
 
 
+@pytest.mark.parametrize("step", ["insert", "publish", "findings", "act"])
+def test_a_broker_that_forgets_everything_costs_nothing(step: str) -> None:
+    """The rows of records are there; what was published of them, or was not, is gone. A host sends again what it has heard
+    nothing of, and nothing else."""
+
+    async def play() -> None:
+        said = (await plainly()).said()
+        there = world()
+        everything = frames(there, 40)
+        half = len(everything) // 2
+        one = await there.start()
+        await there.feed(one, everything[:half])
+        await there.quiet(one)
+        await one.end()
+        two = await there.start()
+        two.die(step)
+        await there.feed(two, everything[half:])
+        await there.quiet(two)
+        assert two.dead
+        await two.end()
+        there.egress.clear()
+        there.committed.clear()
+        three = await there.start()
+        await there.feed(three, everything[half:] if step in ("insert", "publish") else [])
+        await there.quiet(three)
+        await there.end()
+        assert there.said() == said
+        none_twice(there)
+
+    script(play)()
+
+
 @script
 async def test_two_workers_that_share_and_exchange_partitions_find_what_one_finds() -> None:
     said = (await plainly()).said()
