@@ -13,6 +13,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -121,19 +122,24 @@ class World:
         self.workers.append(worker)
         return worker
 
-    async def feed(self, worker: "Worker", frames: Sequence[tuple[int, Frame]]) -> None:
-        """Give (partition, frame) to a worker's pump, as Faust would, and wait until it has acknowledged them, or is dead."""
-        done: list[int] = []
-        for partition, frame in frames:
+    async def feed(self, worker: "Worker", frames: Sequence[tuple[int, Frame]]) -> list[tuple[int, Frame]]:
+        """Give (partition, frame) to a worker's pump, as Faust would, and wait until it has acknowledged them, or is dead.
+
+        Returns those that it has not acknowledged.
+        """
+        done: set[int] = set()
+        for number, (partition, frame) in enumerate(frames):
             offset = self.offsets[partition]
             self.offsets[partition] += 1
             message = SimpleNamespace(tp=TP(CALLS, partition), offset=offset, generation_id=1, value=frame.wire)
-            taking = asyncio.ensure_future(worker.pump.take(SimpleNamespace(message=message, ack=lambda: done.append(1))))
+            event = SimpleNamespace(message=message, ack=partial(done.add, number))
+            taking = asyncio.ensure_future(worker.pump.take(event))
             await worker.until(taking.done)
             if worker.dead:
                 taking.cancel()
-                return
+                break
         await worker.until(lambda: len(done) == len(frames))
+        return [one for number, one in enumerate(frames) if number not in done]
 
     async def quiet(self, *workers: "Worker") -> None:
         """Wait until everything that was published is taken, and committed."""
