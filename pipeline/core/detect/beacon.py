@@ -119,10 +119,12 @@ class Beacons:
     def take(self, rows: pa.Table) -> list[Finding]:
         """Add calls to their pairs' days, and judge what that changes."""
         host, hosts = codes(rows, "host")
-        wanted = np.flatnonzero(np.array([bool(name) for name in hosts], bool)[host]) if hosts else host
+        agent, agents = codes(rows, "agent")
+        if not rows.num_rows:
+            return []
+        wanted = np.flatnonzero(np.array([*map(bool, hosts)])[host] & np.array([*map(bool, agents)])[agent])
         if not len(wanted):
             return []
-        agent, agents = codes(rows, "agent")
         domain, domains = codes(rows, "domain")
         host, agent, domain, second = host[wanted], agent[wanted], domain[wanted], numbers(rows, "second")[wanted]
         day, at = second // DAY_S, second % DAY_S

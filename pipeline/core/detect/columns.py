@@ -9,15 +9,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+COUNT_MAX = 1 << 53
 
 
 def numbers(rows: pa.Table, name: str) -> Ints:
-    """A column of whole numbers or times, in its own unit."""
+    """A column of counts or times, in its own unit. A count above 2^53 is cut to that: sums of some are still whole numbers."""
     column = rows[name].combine_chunks()
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
-    values: Ints = column.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
-    return values
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype == np.uint64:
+        values = np.minimum(values, np.uint64(COUNT_MAX))
+    whole: Ints = values.astype(np.int64, copy=False)
+    return whole
 
 
 def codes(rows: pa.Table, name: str) -> tuple[Ints, list[str]]:

@@ -26,7 +26,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
-from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, news
+from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, examples, news
 from schemas.findings import DENY_BURST, Finding, Term, some_calls
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
 from schemas.records import call_id
@@ -270,7 +270,8 @@ def _finding(name: str, state: _Agent, burst: Sequence[_Judged]) -> Finding:
         evidence={
             "denied": worst.denied, "window_us": worst.number * WINDOW_US, "past_denied": worst.past_denied,
             "past_windows": worst.past_windows, "rate": round(rate, 6), "targets": len(targets),
-            "examples": targets[:EXAMPLES_MAX], "windows": [[one.number * WINDOW_US, one.denied] for one in burst[:50]],
+            "examples": examples(targets, EXAMPLES_MAX),
+            "windows": [[one.number * WINDOW_US, one.denied] for one in burst[:50]],
         },
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import Ints, codes, numbers
-from pipeline.core.detect.words import JUDGED_DAYS, differs
+from pipeline.core.detect.words import JUDGED_DAYS, differs, examples
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
 from schemas.records import call_id
@@ -39,7 +39,7 @@ TOOL_POINTS_MAX: Final = 45.0
 PAIR_POINTS: Final = 5.0
 PAIR_POINTS_MAX: Final = 25.0
 EXAMPLES_MAX: Final = 40
-"""New pairs that a finding names: more than its score needs."""
+"""New tools, and new pairs, that a finding names: more than its score needs, but for very long names."""
 
 _TOOL: Final = 'Tool::"'
 _TRACE: Final = re.compile("[0-9a-f]{32}")
@@ -296,7 +296,7 @@ def _finding(name: str, state: _Agent, task: str, one: _Task) -> Finding | None:
         calls_count=sum(times[4] for times in one.tools.values()),
         evidence={
             "task": task, "agent_first_us": state.first_us, "new_tools": len(tools), "new_pairs": len(pairs),
-            "tools": tools[:EXAMPLES_MAX], "pairs": [list(pair) for pair in pairs[:EXAMPLES_MAX]],
+            "tools": examples(tools, EXAMPLES_MAX), "pairs": examples(pairs, EXAMPLES_MAX),
         },
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """What a detector has said of a subject, and what it has to say now."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,17 @@ lookback_days`), and so knows the whole past of each of these. What is older was
 comes later than that changes nothing any more."""
 
 KEPT_DAYS: Final = PAST_DAYS + JUDGED_DAYS
+
+
+def examples(texts: Sequence[str | Sequence[str]], most: int, bytes_max: int = 6 << 10) -> list[str | list[str]]:
+    """The first `most` of some texts, or of lists of them, or fewer: as many as are `bytes_max` bytes of JSON at most."""
+    shown: list[str | list[str]] = []
+    for text in texts[:most]:
+        bytes_max -= len(json.dumps(text, ensure_ascii=False).encode()) + 1
+        if bytes_max < 0:
+            break
+        shown.append(text if isinstance(text, str) else list(text))
+    return shown
 
 
 def news(said: Mapping[int, Finding], holds: Mapping[int, Finding], version: int) -> list[Finding]:
