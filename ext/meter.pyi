@@ -45,3 +45,6 @@ class Units:
 
     def bits_of(self, slots: _I32) -> tuple[_F64, _F64]:
         """(bits of the names and refused queries, bits of the other queries) of each pair."""
+
+    def asked_before(self, slot: int, time: int) -> float:
+        """Bits of a pair's queries that were let out first before a time; 0 where there is none."""

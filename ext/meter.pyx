@@ -193,6 +193,19 @@ cdef class Units:
                 told[row], asked[row] = self._pairs[slots[row]].told, self._pairs[slots[row]].asked
         return found
 
+    def asked_before(self, int32_t slot, int64_t time):
+        """Bits of a pair's queries that were let out first before a time."""
+        cdef int32_t at
+        cdef double bits = 0
+        if not 0 <= slot < <int32_t>self._pairs.size() or not self._pairs[slot].used:
+            return 0.0
+        at = self._pairs[slot].first
+        while at >= 0:
+            if self._units[at].kind == 1 and not self._units[at].refused and self._units[at].time < time:
+                bits += self._units[at].bits
+            at = self._units[at].next
+        return bits
+
     cdef void weigh(self, Unit* unit, int sign) noexcept nogil:
         if unit.kind == 0 or unit.refused:
             self._pairs[unit.pair].told += sign * unit.bits

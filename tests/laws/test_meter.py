@@ -81,6 +81,8 @@ def test_units_keep_each_item_once_with_its_first_time(items: list[Item]) -> Non
         counts = {one: one[0] == 0 or one[4] for one in kept(units, slot)}
         assert told[0] == sum(one[3] for one, counted in counts.items() if counted)
         assert asked[0] == sum(one[3] for one, counted in counts.items() if not counted)
+        early = [one[3] for one in kept(units, slot) if one[0] == 1 and not one[4] and one[2] < 3]
+        assert units.asked_before(slot, 3) == sum(early)
     assert units.evicted == 0
 
 

@@ -118,6 +118,16 @@ def test_queries_are_held_against_what_is_usual_there() -> None:
     assert found[-1].evidence["query_bits_usual"] == 2 * 12 * 500
 
 
+def test_what_an_agent_told_one_place_on_its_first_day_is_usual_everywhere() -> None:
+    first = [asked(n, 500, at_us=n, host="api.org", domain="api.org") for n in range(1, 5)]
+    calm, much = ([asked(100 + n, 500, at_us=2 * DAY_US + n) for n in range(count)] for count in (10, 11))
+    assert not taken(Leaks(), [first, calm])
+    found = taken(Leaks(), [first, much])
+    assert [one.evidence["query_bits_usual"] for one in found] == [4000.0]
+    late = content(taken(Leaks(), [much, [asked(1, 0, query_hash=0)], first]))
+    assert late == content(taken(Leaks(), [[asked(1, 0, query_hash=0)], first, much]))
+
+
 def test_refused_queries_count_at_once() -> None:
     frames = [[asked(n, 300, verdict=Verdict.DENY)] for n in range(1, 5)]
     found = taken(Leaks(), frames)

@@ -7,15 +7,17 @@ is none) the distinct sub-names and queries are kept with the time of their firs
     query    by its keyed hash:                                     bits = the record's `query_bits`
 
     slow, fast     meters that each name, and each query that was refused, raises by its bits; they halve in 24 h and in 1 h
-    excess         bits of today's queries that were let out, less twice those of the fullest of the 14 days before
+    excess         bits of today's queries that were let out, less twice what is usual: those of the fullest of the 14 days
+                   before, or the most that the agent told any one place so in its first 24 hours
     total          bits of every name and refused query that is kept, which no time takes away
 
     names     slow >= 1,024 bits (two items or more): 70 points; >= 4,096: 95            `burst`: fast >= 1,024: 5 more
     queries   excess >= 1,024 bits (two or more): 40 points; >= 4,096: 60
     drip      total >= 4,096 bits and no names: 40 points
 
-Queries that were let out are what web services are made of, so they are held against what the agent is used to tell there, and
-none counts in the first 24 hours of an agent. A refused one is told to a place where policy lets it not: it counts like a name.
+Queries that were let out are what web services are made of, so they are held against what the agent is used to tell, and none
+counts in its first 24 hours: they are what it learns from. A refused one is told to a place where policy lets it not: it counts
+like a name.
 
 There is one finding for a pair and UTC day (of the calls). It says what the meters showed at the call at which they passed a
 mark (1,024; 4,096, 8,192, 16,384 ...) last, so it changes a few times and not with each call.
@@ -85,6 +87,8 @@ class Leaks:
         self._pairs: dict[int, _Pair] = {}
         """By slot."""
         self._since: dict[str, int] = {}
+        self._learnt: dict[str, float] = {}
+        """Bits of queries that an agent told one place in its first 24 hours, the most."""
         self._agents_max = agents
         self._forgotten = 0
         self._said: dict[_Pair, dict[int, Finding]] = {}
@@ -104,6 +108,7 @@ class Leaks:
         self._units.clear()
         self._pairs.clear()
         self._since.clear()
+        self._learnt.clear()
         self._said.clear()
 
     def take(self, rows: pa.Table) -> list[Finding]:
@@ -168,7 +173,24 @@ class Leaks:
         touched, at = np.unique(of_row[changed > 0], return_inverse=True)
         latest = np.full(len(touched), np.iinfo(np.int64).min)
         np.maximum.at(latest, at, time[told][changed > 0])
+        earliest = np.full(len(touched), np.iinfo(np.int64).max)
+        np.minimum.at(earliest, at, time[told][changed > 0])
+        again |= self._taught(touched.tolist(), earliest.tolist())
         return self._judge({*self._worth(touched.astype(np.int32), latest), *again})
+
+    def _taught(self, slots: Sequence[int], earliest_us: Sequence[int]) -> set[int]:
+        """Learn from what was told in agents' first hours; the slots of those that have something to take back for it."""
+        more = set()
+        for slot, first_us in zip(slots, earliest_us, strict=True):
+            agent = self._pairs[slot].agent
+            until_us = self._since.get(agent, 0) + LEARNING_US
+            if first_us < until_us:
+                bits = self._units.asked_before(slot, until_us)
+                if bits > self._learnt.get(agent, 0.0):
+                    self._learnt[agent] = bits
+                    more.add(agent)
+        said = {pair for pair in self._said if pair.agent in more} if more else set()
+        return {slot for slot, pair in self._pairs.items() if pair in said} if said else set()
 
     def _learn(self, agents: Sequence[str], agent: NDArray[np.int64], time: NDArray[np.int64]) -> set[int]:
         """Since when each agent is known; the slots of those that were known later, and must be judged again."""
@@ -181,7 +203,9 @@ class Leaks:
             known = self._since.pop(name, None)  # and put behind all others, as used last
             if known is None:
                 while len(self._since) >= self._agents_max:
-                    del self._since[next(iter(self._since))]
+                    gone = next(iter(self._since))
+                    del self._since[gone]
+                    self._learnt.pop(gone, None)
                     self._forgotten += 1
             elif first < known:
                 earlier.add(name)
@@ -189,6 +213,12 @@ class Leaks:
         if not earlier:
             return set()
         slots = np.array([slot for slot, pair in self._pairs.items() if pair.agent in earlier], np.int32)
+        for name in earlier:
+            self._learnt.pop(name, None)
+        for slot in slots.tolist():
+            name = self._pairs[slot].agent
+            bits = self._units.asked_before(slot, self._since[name] + LEARNING_US)
+            self._learnt[name] = max(bits, self._learnt.get(name, 0.0))
         return self._worth(slots, np.full(len(slots), np.iinfo(np.int64).max))
 
     def _worth(self, slots: NDArray[np.int32], latest_us: NDArray[np.int64]) -> set[int]:
@@ -202,6 +232,10 @@ class Leaks:
                 found.add(slot)
         return found
 
+    def _known(self, agent: str) -> tuple[int, float]:
+        """Since when, and what it learnt."""
+        return self._since.get(agent, 0), self._learnt.get(agent, 0.0)
+
     # -- items to findings -------------------------------------------------------------------------------------------
 
     def _judge(self, slots: set[int]) -> list[Finding]:
@@ -209,7 +243,7 @@ class Leaks:
         for slot in sorted(slots):
             pair = self._pairs[slot]
             meters = _Meters.of(self._units, slot)
-            holds = {one.window_us: one for one in _findings(pair, meters, self._since.get(pair.agent, 0))}
+            holds = {one.window_us: one for one in _findings(pair, meters, *self._known(pair.agent))}
             said = self._said.pop(pair, {})
             if meters.full:  # what made room for larger ones took no word back
                 holds = said | holds
@@ -261,7 +295,7 @@ def marks(bits: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(bits < TRIP_BITS, 0, np.where(bits < HARD_BITS, 1, beyond)).astype(np.int64)
 
 
-def _findings(pair: _Pair, meters: _Meters, since_us: int) -> list[Finding]:
+def _findings(pair: _Pair, meters: _Meters, since_us: int, learnt: float) -> list[Finding]:
     days = meters.time // DAY_US
     if not len(days):
         return []
@@ -271,7 +305,7 @@ def _findings(pair: _Pair, meters: _Meters, since_us: int) -> list[Finding]:
         by_names = np.where(counts, marks(meters.slow), 0)
         total = np.where(counts & (meters.sums >= HARD_BITS), marks(meters.sums), 0)
         by_total = np.where(total > np.maximum.accumulate(np.concatenate(([0], total[:-1]))), total, 0)
-    excess, baseline = _excess(meters, days, since_us)
+    excess, baseline = _excess(meters, days, since_us, learnt)
     by_queries = marks(excess)
     if not (by_names.any() or by_queries.any() or by_total.any()):
         return []
@@ -291,7 +325,9 @@ def _passed(levels: NDArray[np.int64]) -> tuple[int, int] | None:
     return int(np.argmax(levels > 0)), int(np.argmax(levels))
 
 
-def _excess(meters: _Meters, days: NDArray[np.int64], since_us: int) -> tuple[NDArray[np.float64], dict[int, float]]:
+def _excess(
+    meters: _Meters, days: NDArray[np.int64], since_us: int, learnt: float
+) -> tuple[NDArray[np.float64], dict[int, float]]:  # fmt: skip
     """Bits of each day's queries above what is usual, after each of them; and what is usual on each day."""
     excess = np.zeros(len(days))
     queries = np.flatnonzero(~meters.counted)
@@ -300,7 +336,7 @@ def _excess(meters: _Meters, days: NDArray[np.int64], since_us: int) -> tuple[ND
     baseline: dict[int, float] = {}
     for day in told.tolist():
         before = [sums[past] for past in range(day - BASELINE_DAYS, day) if past in sums]
-        baseline[day] = BASELINE_FACTOR * max(before, default=0.0)
+        baseline[day] = BASELINE_FACTOR * max([learnt, *before])
         counts = queries[(days[queries] == day) & (meters.time[queries] >= since_us + LEARNING_US)]
         if len(counts) >= ITEMS_MIN:
             excess[counts[1:]] = np.maximum(0.0, np.cumsum(meters.bits[counts])[1:] - baseline[day])
@@ -318,7 +354,7 @@ def _finding(
         bits, usual = round(float(excess[queries[1]]), 3), round(baseline[day], 3)
         evidence |= {"query_bits_today": round(bits + usual, 3), "query_bits_usual": usual}
         terms.append(Term(name="queries", value=bits, points=QUERIES_POINTS[bits >= HARD_BITS],
-                          why="bits of today's queries above twice the fullest of 14 days"))  # fmt: skip
+                          why="bits of today's queries above twice what is usual"))  # fmt: skip
     inside = np.flatnonzero(meters.time >= meters.time[last] - CARRIED_US)
     inside = inside[inside <= last]
     calls = [call_id(int(meters.boot[one]), int(meters.seq[one])) for one in inside]
