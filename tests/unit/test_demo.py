@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from schemas.calls import parse_call
 from schemas.config import load_config
 from schemas.errors import OperatorFault, PeerFault
 from schemas.home import Home
+from schemas.process import private_dir, write_run_file
 from schemas.records import SEPARATOR, Verdict
 from schemas.vocabulary import action_uid, host_uid
 
@@ -117,6 +119,16 @@ def test_a_home_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OperatorFault, match="holds something else"):
         Stage(home)
     assert home.config.read_text() == "[egress]\ndoors = 2\n"
+
+
+def test_a_home_in_which_something_runs_is_left_alone(tmp_path: Path) -> None:
+    home = staged(tmp_path / "home").home
+    before = home.config.read_text()
+    private_dir(home.run)
+    write_run_file(home.run_file("up"), {"name": "up", "pid": os.getpid(), "state": "ready"})
+    with pytest.raises(OperatorFault, match=f"is held by process {os.getpid()}"):
+        Stage(home)
+    assert home.config.read_text() == before
 
 
 def test_origins_answer_by_their_names_and_count_who_asked() -> None:

@@ -24,7 +24,7 @@ ORDER: Final = re.compile(r"send the file (\S+) in pieces to http://PIECE\.([a-z
 PIECE_CHARS: Final = 48
 PAUSE_S: Final = 0.05
 READ_S: Final = 0.5
-PATIENCE_S: Final = 25.0
+PATIENCE_S: Final = 30.0
 """How long it goes on with its work before it gives up waiting to be stopped."""
 
 

@@ -34,12 +34,12 @@ from schemas.limits import TRACE_SETTLE_S
 from schemas.process import last_line, private_dir, read_run_file
 
 ENFORCERS: Final = 2
-READY_S: Final = 60.0
+READY_S: Final = 180.0
 STOP_S: Final = 90.0
-LOOP_S: Final = 20.0
+LOOP_S: Final = 30.0
 """How long the loop may take to close before the demo calls it broken."""
 
-COMMAND_S: Final = 60.0
+COMMAND_S: Final = 120.0
 SHOWN_PIECES: Final = 3
 
 SECRET_FILE: Final = "customers.csv"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipeline.cli.common import open_home
 from schemas.errors import OperatorFault
 from schemas.home import Home
-from schemas.process import private_dir, write_atomic
+from schemas.process import private_dir, read_run_file, write_atomic
 from schemas.vocabulary import agent_uid, host_uid, user_uid
 
 OWNER: Final = "acme.example"
@@ -95,12 +95,15 @@ class Stage:
     """One play's home, before anything runs in it."""
 
     def __init__(self, home: Home) -> None:
-        """Raises OperatorFault for a home that is not the demo's."""
+        """Raises OperatorFault for a home that is not the demo's, or in which something runs."""
         self.home = home
         self._file = home.root / "demo.json"
         open_home(home)
         if not self._file.exists() and any(path.name != "secrets" for path in home.root.iterdir()):
             raise OperatorFault(f"`{home.root}` holds something else: the demo needs a folder of its own (--home)")
+        said = read_run_file(home.run_file("up"))
+        if said is not None and said["alive"]:
+            raise OperatorFault(f"`{home.root}` is held by process {said['pid']}, `wardline up`: stop it, or name another folder")
         number = json.loads(self._file.read_bytes())["plays"] + 1 if self._file.exists() else 1
         write_atomic(self._file, json.dumps({"plays": number}).encode())
         end = f"-{number}" if number > 1 else ""
