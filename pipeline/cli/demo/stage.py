@@ -103,7 +103,7 @@ class Stage:
             raise OperatorFault(f"`{home.root}` holds something else: the demo needs a folder of its own (--home)")
         said = read_run_file(home.run_file("up"))
         if said is not None and said["alive"]:
-            raise OperatorFault(f"`{home.root}` is held by process {said['pid']}, `wardline up`: stop it, or name another folder")
+            raise OperatorFault(f"`{home.root}` is held by process {said['pid']}, `wardline up`: stop it first")
         number = json.loads(self._file.read_bytes())["plays"] + 1 if self._file.exists() else 1
         write_atomic(self._file, json.dumps({"plays": number}).encode())
         end = f"-{number}" if number > 1 else ""
