@@ -25,7 +25,10 @@ def test_the_page_has_every_column_of_calls(store: Store) -> None:
     assert sorted(listed) == sorted(name for (name, *_) in store.rows("DESCRIBE TABLE calls"))
 
 
-@pytest.mark.parametrize("view", ["inventory", "refusals", "frames", "gaps", "revocations", "acks", "epochs"])
+VIEWS = ["inventory", "refusals", "frames", "gaps", "revocations", "acks", "epochs", "traces", "edges", "findings", "responses"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
 def test_the_page_has_every_column_of_the_other_views(store: Store, view: str) -> None:
     start = PAGE.index(f"**`{view}`**")
     words = set(re.findall(r"`(\w+)`", PAGE[start:].partition("\n\n**`")[0].partition("\n\n## ")[0]))
