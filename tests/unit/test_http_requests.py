@@ -266,3 +266,40 @@ def test_ten_thousand_targets_leave_a_bounded_memory() -> None:
     long = b"/" + b"x" * CACHED_TARGET_BYTES_MAX
     taken(b"GET http://example.com" + long + b" HTTP/1.1", b"Host: example.com")
     assert _read.cache_info().misses == before.misses
+
+
+def read_behind(head: bytes, before: Request | None) -> list[object]:
+    """Everything that a head means, read behind another request; the refusal where it is none."""
+    try:
+        request = parse_request(head, before)
+    except BadRequest as fault:
+        return [fault.code, str(fault), fault.status]
+    return [*(getattr(request, slot) for slot in Request.__slots__), request.headers]
+
+
+def test_a_head_means_the_same_whatever_was_read_before_it() -> None:
+    heads = []
+    for data in GOOD:
+        read = read_request(data)
+        assert read is not None
+        head = data[: len(data) - len(read[2])]
+        line, _, fields = head.partition(b"\r\n")
+        method, target, version = line.split(b" ")
+        other_lines = (
+            b"%b %b %b" % (method, target + b"x", version), b"%b %b HTTP/1.0" % (method, target),
+            b"PUT %b %b" % (target, version), b"%b http://[ %b" % (method, version),
+            b"CONNECT example.com:443 %b" % version,
+        )  # fmt: skip
+        heads += [head, head.replace(b"\r\n\r\n", b"\r\nX-More: 1\r\n\r\n"), *(one + b"\r\n" + fields for one in other_lines)]
+    good = [request for head in heads if (request := parsed(head)) is not None]
+    assert len(good) > 3 * len(GOOD)
+    for head in heads:
+        alone = read_behind(head, None)
+        assert all(read_behind(head, before) == alone for before in good)
+
+
+def parsed(head: bytes) -> Request | None:
+    try:
+        return parse_request(head)
+    except BadRequest:
+        return None

@@ -154,8 +154,12 @@ def find_head(buffer: bytes | bytearray, limit: int, start: int = 0, fault: Faul
     return 0
 
 
-def parse_request(head: bytes) -> Request:
-    """What a request's head means; `head` is exactly what `find_head` found. Raises BadRequest."""
+def parse_request(head: bytes, before: Request | None = None) -> Request:
+    """What a request's head means; `head` is exactly what `find_head` found. Raises BadRequest.
+
+    `before` is any other request: what its fields meant, to the byte the same behind the same method and version, is not found
+    out again. The second opinion is asked about all of it, each time.
+    """
     line = _REQUEST_LINE.match(head)
     if line is None:
         raise _request_line_fault(head)
@@ -168,7 +172,14 @@ def parse_request(head: bytes) -> Request:
     request.method = name = method.decode("ascii")
     request.target = target.decode("ascii")
     request.minor = 1 if minor == b"1" else 0
+    request.around = None
     request._head, request._fields_at = head, (at := line.end())
+    if before is not None and before.method == name and before.minor == request.minor and before._head.endswith(head[at:]) and (
+        len(head) - at == len(before._head) - before._fields_at
+    ):  # fmt: skip
+        _same_fields(request, before)
+        confirm_request(head, method, target, request.body is not CHUNKED and not request.body.length)
+        return request
     found = SORT_REQUEST(head, at)
     if found is None:
         raise why_refused(head[at:], BadRequest)
@@ -183,13 +194,22 @@ def parse_request(head: bytes) -> Request:
     request.expect = request.te_trailers = False
     request.upgrade = request.trailer = b""
     request.hops = -1
-    request.around = None
     if name in _BODILESS and (body.length or body is CHUNKED):
         raise BadRequest("body", f"`{name}` has a body")
     if not special.keys() <= _QUIET:
         _read_special(request, special)
     confirm_request(head, method, target, body is not CHUNKED and not body.length)
     return request
+
+
+def _same_fields(request: Request, before: Request) -> None:
+    request.onward, request.trace, request.host, request.credential = (
+        before.onward, before.trace, before.host, before.credential,
+    )  # fmt: skip
+    request.body, request.close, request.expect, request.te_trailers = (
+        before.body, before.close, before.expect, before.te_trailers,
+    )  # fmt: skip
+    request.upgrade, request.trailer, request.hops = before.upgrade, before.trailer, before.hops
 
 
 def parse_answer(head: bytes, method: str, upgrade: bytes = b"") -> Answer:

@@ -10,9 +10,8 @@ it means. `Host` must say what the target says. No message repeats a target: it 
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from enforcers.core.http.fields import BadRequest
 from enforcers.core.http.head import Request
@@ -41,25 +40,24 @@ _DEFAULT_PORT: Final = 80
 _TUNNEL_PORTS: Final = (80, 443)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """Where a request goes, in one spelling."""
+class Where(NamedTuple):
+    """Where a request goes, in one spelling. A tuple, as `Call` is: most requests have a path of their own."""
 
     scheme: str
     """`http` or `connect`."""
     host: str
     """Lower case, no dot at the end; an IPv6 address in brackets and in its short form."""
     port: int
+    uid: str
+    """`Host::"name:port"`."""
+    authority: bytes
+    """What `Host` says to the origin: without the port where that is the scheme's own."""
+    literal: Address | None = None
+    """The address, where the host is one."""
     path: str = ""
     """Without the query; empty for `connect`, and where the target has none."""
     query: bytes = b""
     """Without its `?`."""
-    uid: str
-    """`Host::"name:port"`."""
-    literal: Address | None = None
-    """The address, where the host is one."""
-    authority: bytes
-    """What `Host` says to the origin: without the port where that is the scheme's own."""
     origin_form: bytes = b""
     """The target that the origin gets; empty for `connect`."""
 
@@ -104,22 +102,14 @@ def _absolute(method: str, target: str) -> Where:
         raise BadRequest("fragment", "the target has a fragment")
     if "\\" in path:
         raise BadRequest("backslash", "the target's path has a backslash, which some read as a slash")
-    if _DOT_SEGMENT.search(path):
+    if ("." in path or "%" in path) and _DOT_SEGMENT.search(path):
         raise BadRequest("dot-segment", "the target's path has a segment `.` or `..`, which some resolve and some do not")
     host, port, literal = _authority(authority)
     port = port or _DEFAULT_PORT
     asterisk = method == "OPTIONS" and not path and query is None  # RFC 9112, section 3.2.4
-    return Where(
-        scheme="http",
-        host=host,
-        port=port,
-        path=path,
-        query=(query or "")[1:].encode(),
-        uid=_uid(host, port),
-        literal=literal,
-        authority=(host if port == _DEFAULT_PORT else f"{host}:{port}").encode(),
-        origin_form=b"*" if asterisk else f"{path or '/'}{query or ''}".encode(),
-    )
+    authority_sent = (host if port == _DEFAULT_PORT else f"{host}:{port}").encode()
+    origin_form = b"*" if asterisk else f"{path or '/'}{query or ''}".encode()
+    return Where("http", host, port, _uid(host, port), authority_sent, literal, path, (query or "")[1:].encode(), origin_form)
 
 
 def _form_fault(method: str, target: str) -> BadRequest:
@@ -146,6 +136,7 @@ def _uid(host: str, port: int) -> str:
     return host_uid(host, port)
 
 
+@lru_cache(_REMEMBERED)  # what is good has some 270 characters at most, and nothing else is kept
 def _authority(text: str) -> tuple[str, int | None, Address | None]:
     """(host, port, address) of `HOST` or `HOST:PORT`."""
     if "@" in text:

@@ -56,12 +56,12 @@ class Last:
                 self.request, self.where, self.asked, self._known, self._as_of = seen
                 self.head, self._lent = head, True
                 return
-        before = self.request.credential if self.head else None
+        before = self.request if self.head and not self._lent else None
         self.head = b""
-        request = parse_request(head)
+        request = parse_request(head, before)
         self.where = read_target(request)
-        self.request, self.head = request, head
-        if request.credential != before:
+        self.request, self.head, self._lent = request, head, False
+        if before is None or request.credential != before.credential:
             self._known = None
 
     def caller(self, identify: "Identify", now_s: float) -> Caller | None:
