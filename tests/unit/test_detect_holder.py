@@ -36,8 +36,7 @@ def rescored(evidence: dict[str, Any]) -> float:
     weight = 3 * (bound["enforcer"] != other["enforcer"]) + (bound["agent"] != other["agent"])
     networks = {bound["network"], other["network"]}
     if "" not in networks and len(networks) == 2 and networks != {"unix", "127.0.0.0/24"}:
-        first_minute = bound["enforcer"] == other["enforcer"] and other["first_us"] < bound["first_us"] + 60_000_000
-        weight += 1 if first_minute else 2
+        weight += 2
     weight += 2 * evidence["both_active"]
     return min(100.0, 17.5 * weight)
 
@@ -51,12 +50,13 @@ def test_a_use_through_another_enforcer_while_the_first_is_active_is_found_at_it
 
 CASES = {
     "the same holder again": ([(0, "e1", "10.0.0.1", "a"), (1, "e1", "10.0.0.99", "a")], []),
-    "another network hours later, which may be the same": ([(0, "e1", "10.0.0.1", "a"), (300, "e1", "10.9.0.1", "a")], []),
+    "another network hours later": ([(0, "e1", "10.0.0.1", "a"), (300, "e1", "10.9.0.1", "a")], [35.0]),
     "another network at the same time": ([(0, "e1", "10.0.0.1", "a"), (20, "e1", "10.9.0.1", "a")], [70.0]),
     "another network in the first minute": ([(0, "e1", "10.0.0.1", "a"), (0, "e1", "10.9.0.1", "a")], []),
-    "another network and agent in the first minute": ([(0, "e1", "10.0.0.1", "a"), (0, "e1", "10.9.0.1", "b")], [70.0]),
+    "another network and agent in the first minute": ([(0, "e1", "10.0.0.1", "a"), (0, "e1", "10.9.0.1", "b")], [87.5]),
     "two ways to the enforcer on its machine": ([(0, "e1", "unix", "a"), (20, "e1", "127.0.0.1", "a")], []),
-    "another enforcer hours later": ([(0, "e1", "unix", "a"), (300, "e2", "unix", "a")], []),
+    "another enforcer hours later": ([(0, "e1", "unix", "a"), (300, "e2", "unix", "a")], [52.5]),
+    "another enforcer in the first minute": ([(0, "e1", "unix", "a"), (0, "e2", "unix", "a")], [87.5]),
     "another enforcer and network hours later": ([(0, "e1", "10.0.0.1", "a"), (300, "e2", "10.9.0.1", "a")], [87.5]),
     "another enforcer and agent hours later": ([(0, "e1", "unix", "a"), (300, "e2", "unix", "b")], [70.0]),
     "networks that nobody knows": ([(0, "e1", "", "a"), (20, "e1", "10.0.0.1", "a")], []),

@@ -1,21 +1,20 @@
 """Second holder: a credential that somebody shows who is not the one that showed it first.
 
 A holder is an enforcer and a network (`schemas.egress.network_of`): where a call was decided and where its connection came
-from. The one whose first call is the earliest is the one that the credential is bound to. The first call of any other is held
-against that:
+from. The one whose first call is the earliest is the one that the credential is bound to. The first call of any other is a
+finding, whose score says how much speaks against it:
 
     enforcer    it came through another enforcer                                                3
-    network     it came from another network, where both are known: not one of this machine's   2
-                in the first minute of the credential, through the same enforcer                1
+    network     it came from another network, where both are known: not two of this machine's   2
     agent       it was for another agent than the first call                                    1
     overlap     the bound holder has shown it within 30 minutes before, or since: both have it   2
 
-The weights are those of a bearer token (3 workload, 2 network, 1 kind of client, 2 both active); from 4 on it is a finding, of
-17.5 points each. There is one for a credential and holder, whatever it does next.
+The weights are those of a bearer token (3 workload, 2 network, 1 kind of client, 2 both active), 17.5 points each: the four
+that make it a theft there are 70 points, high. There is one finding for a credential and holder, whatever it does next.
 
-The first minute is for holders with two ways out (an IPv4 and an IPv6 address, a pool of them, a service that calls on their
-behalf): they show both at once. What a network is decides what is missed: a thief behind the same enforcer and in the same /24
-is the same holder, and so is one in another network who comes in that minute.
+A holder with two ways out (an IPv4 and an IPv6 address, a pool of them, a service that calls on its behalf) shows both at
+once: who comes in the credential's first minute, through the same enforcer and for the same agent, is the bound holder too. So
+a thief in that minute is missed, and one behind the same enforcer and in the same /24 always.
 """
 
 from collections.abc import Mapping
@@ -40,9 +39,8 @@ HERE: Final = frozenset({UNIX, network_of("127.0.0.1"), network_of("::1")})
 """Networks of the enforcer's own machine: one place."""
 
 WEIGHTS: Final[Mapping[str, int]] = {"enforcer": 3, "network": 2, "agent": 1, "overlap": 2}
-WEIGHT_MIN: Final = 4
 POINTS: Final = 17.5
-"""Of the score for each point above: 4 are 70, 5 are 87.5, 6 and more are 100."""
+"""Of the score for each of the weight: 4 are 70, 5 are 87.5, 6 and more are 100."""
 
 _WHY: Final = {
     "enforcer": "through another enforcer", "network": "from another network", "agent": "for another agent",
@@ -158,9 +156,9 @@ def _finding(name: str, state: _Credential, bound: Holder, other: Holder) -> Fin
         "bound": _described(bound, held.first), "other": _described(other, shown.first),
         "both_active": held.last_us >= shown.first[0] - OVERLAP_US,
     }  # fmt: skip
-    terms = terms_of(evidence)
-    if sum(term.value for term in terms) < WEIGHT_MIN:
+    if not _is_another(evidence):
         return None
+    terms = terms_of(evidence)
     first_us, boot, seq, agent, _ = shown.first
     through, network = other
     calls = (call_id(held.first[1], held.first[2]), call_id(boot, seq))
@@ -183,20 +181,25 @@ def _described(holder: Holder, use: Use) -> dict[str, Any]:
 def terms_of(evidence: Mapping[str, Any]) -> tuple[Term, ...]:
     """What is held against the first call of another holder."""
     bound, other = evidence["bound"], evidence["other"]
-    elsewhere = bound["enforcer"] != other["enforcer"]
     weights = {
-        "enforcer": WEIGHTS["enforcer"] * elsewhere,
+        "enforcer": WEIGHTS["enforcer"] * (bound["enforcer"] != other["enforcer"]),
         "network": WEIGHTS["network"] * _are_two(bound["network"], other["network"]),
         "agent": WEIGHTS["agent"] * (bound["agent"] != other["agent"]),
         "overlap": WEIGHTS["overlap"] * evidence["both_active"],
     }
-    if not elsewhere and other["first_us"] - bound["first_us"] < BINDING_US:
-        weights["network"] = min(weights["network"], 1)
     return tuple(
         Term(name=name, value=float(weight), points=weight * POINTS, why=_WHY[name])
         for name, weight in weights.items()
         if weight
     )
+
+
+def _is_another(evidence: Mapping[str, Any]) -> bool:
+    bound, other = evidence["bound"], evidence["other"]
+    if bound["enforcer"] != other["enforcer"]:
+        return True
+    at_once = other["first_us"] - bound["first_us"] < BINDING_US and bound["agent"] == other["agent"]
+    return _are_two(bound["network"], other["network"]) and not at_once
 
 
 def _are_two(one: str, other: str) -> bool:
