@@ -272,3 +272,10 @@ def test_time_names_the_cause_of_a_call_whose_header_was_lost(store: Store, draw
     assert json.loads(draw("--guess", "--json", lost.id))["traces"][0]["perhaps"]["call_id"] == ask.id
     assert "perhaps" not in draw(lost.id)
     assert "perhaps" not in draw("--guess", ask.id), "nobody was seen to call the planner"
+
+
+def test_a_trace_is_found_by_its_index(store: Store) -> None:
+    plant(store, WHOLE)
+    said = store.rows(f"EXPLAIN indexes = 1 SELECT boot FROM records WHERE trace_id = unhex('{TRACE}')", user="writer")
+    plan = " ".join(line.strip() for (line,) in said)
+    assert re.search(r"Skip Name: trace_id Description: bloom_filter", plan), plan
