@@ -45,6 +45,20 @@ def test_the_largest_numbers_and_oldest_times_break_nothing(make: Callable[[], D
         finding_row(finding, "w")
 
 
+def test_a_worker_that_reads_two_weeks_anew_is_not_behind_one_that_has_run_for_months() -> None:
+    """What it says today has the version that the other one's words have: it is no old word."""
+    days = [[row(day * DAY_S + 600 * n, bytes_out=9_000, resource='Tool::"s/t"', task=f"{day}") for n in range(144)]
+            for day in range(100)]  # fmt: skip
+    last = [row(100 * DAY_S + n, bytes_out=90_000_000, denied=1, resource=f'Tool::"s/{n}"', task="last") for n in range(20)]
+    for make in (DenyBursts, Sequences, Volumes):
+        running, begun = make(), make()
+        words(running, *days)
+        words(begun, *days[-15:])
+        of_running, of_begun = words(running, last), words(begun, last)
+        assert of_running
+        assert [(one.id, one.version) for one in of_running] == [(one.id, one.version) for one in of_begun]
+
+
 def long_names(count: int) -> list[str]:
     """Resources of the greatest length, of characters that JSON writes in two."""
     return [f'Tool::"s/{n:03}{chr(92) * 2 * ((RESOURCE_BYTES_MAX - 14) // 2)}"' for n in range(count)]

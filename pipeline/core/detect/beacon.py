@@ -60,6 +60,7 @@ class _Pair:
     first_s: int
     domain: str
     rows: int = 0
+    """While there is something to say, all of them lie within a week: whoever reads the lookback anew counts as many."""
     days: dict[int, PairDay] = field(default_factory=dict)
     said: dict[int, Finding] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
-from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, examples, news
+from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, examples, news
 from schemas.findings import DENY_BURST, Finding, Term, some_calls
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
 from schemas.records import call_id
@@ -63,7 +63,7 @@ class _Window:
 
 @dataclass(slots=True)
 class _Agent:
-    rows: int = 0
+    rows: Rows = field(default_factory=Rows)
     active: dict[int, int] = field(default_factory=dict)
     """Day -> one bit for each window in which there was a call."""
     windows: dict[int, _Window] = field(default_factory=dict)
@@ -149,8 +149,8 @@ class DenyBursts:
             if not name:
                 continue
             state = touched[name] = self._of(name)
-            state.rows += len(at)
             day, bit = divmod(number, DAY_WINDOWS)
+            state.rows.add(day, len(at))
             state.active[day] = state.active.get(day, 0) | (1 << bit)
             refused = at[denied[at] > 0]
             if not len(refused):
@@ -191,7 +191,7 @@ class DenyBursts:
         holds = {burst[0].number: _finding(name, state, burst) for burst in bursts}
         said = {number: one for number, one in state.said.items() if number >= oldest}
         state.said = holds
-        return news(said, holds, state.rows)
+        return news(said, holds, lambda one: state.rows.version(one.window_us // WINDOW_US // DAY_WINDOWS))
 
     def _forget(self, state: _Agent, oldest: int) -> None:
         """What lies before a day. The latest call is a maximum, so that this depends on no order."""
@@ -257,7 +257,8 @@ def _finding(name: str, state: _Agent, burst: Sequence[_Judged]) -> Finding:
     rate = rate_of(worst.past_denied, worst.past_windows)
     denied = sum(one.denied for one in burst)
     return Finding(
-        detector=DENY_BURST, subject=f"agent={name}", window_us=burst[0].number * WINDOW_US, version=state.rows, agent=name,
+        detector=DENY_BURST, subject=f"agent={name}", window_us=burst[0].number * WINDOW_US, agent=name,
+        version=state.rows.version(burst[0].number // DAY_WINDOWS),
         started_us=first.firsts[0][0], ended_us=last.lasts[-1][0], time_us=_crossed(first, burst[0]),
         terms=(
             Term(name="surprise", value=worst.surprise, points=points_of(worst.surprise),

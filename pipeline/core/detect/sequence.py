@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import Ints, codes, numbers
-from pipeline.core.detect.words import JUDGED_DAYS, differs, examples
+from pipeline.core.detect.words import JUDGED_DAYS, Rows, differs, examples
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
 from schemas.records import call_id
@@ -66,7 +66,7 @@ class _Task:
 class _Agent:
     first_us: int
     last_us: int
-    rows: int = 0
+    rows: Rows = field(default_factory=Rows)
     tasks: dict[str, _Task] = field(default_factory=dict)
     owners: dict[Thing, Owner] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ class Sequences:
                 state.first_us = seen[0]
                 earlier.add(name)
             state.last_us = max(state.last_us, seen[1])
-            state.rows += many
+            state.rows.add(seen[0] // DAY_US, many)
             if self._note(one, tools[which], seen) or one.said is not None:
                 touched.setdefault(name, set()).add(called)
         said = []
@@ -232,7 +232,7 @@ class Sequences:
             if now is not None and (one.said is None or differs(one.said, now)):
                 said.append(now)
             elif now is None and one.said is not None:
-                said.append(replace(one.said, version=state.rows, withdrawn=True))
+                said.append(replace(one.said, version=state.rows.version(one.began_us // DAY_US), withdrawn=True))
             one.said = now
         return said
 
@@ -283,7 +283,8 @@ def _finding(name: str, state: _Agent, task: str, one: _Task) -> Finding | None:
     session = "" if _TRACE.fullmatch(task) else task
     calls = sorted((times[0], times[2], times[3]) for times in one.tools.values())
     return Finding(
-        detector=SEQUENCE, subject=f"agent={name} task={task}", window_us=0, version=state.rows, agent=name, session=session,
+        detector=SEQUENCE, subject=f"agent={name} task={task}", window_us=0, agent=name, session=session,
+        version=state.rows.version(one.began_us // DAY_US),
         started_us=one.began_us, ended_us=max(times[1] for times in one.tools.values()), time_us=_crossed(one, tools, pairs),
         terms=(
             Term(name="new tools", value=float(len(tools)), points=worth[0],

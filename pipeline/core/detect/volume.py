@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.detect.columns import Ints, codes, each_group, numbers
-from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, news
+from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, news
 from schemas.findings import VOLUME, Finding, Term
 from schemas.limits import VOLUME_AGENTS_MAX, VOLUME_DAYS_MAX
 
@@ -60,7 +60,7 @@ SPANS: Final = (
 
 @dataclass(slots=True)
 class _Agent:
-    rows: int = 0
+    rows: Rows = field(default_factory=Rows)
     days: dict[int, NDArray[np.uint64]] = field(default_factory=dict)
     """Day since 1970 -> the bytes of each slot, and behind them the calls of each."""
     said: dict[str, dict[int, Finding]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Volumes:
             if not name:
                 continue
             state = self._of(name)
-            state.rows += len(at)
+            state.rows.add(number, len(at))
             kept = state.days.get(number)
             if kept is None:
                 kept = state.days[number] = np.zeros(2 * SLOTS, np.uint64)
@@ -162,7 +162,7 @@ class Volumes:
             since = first // span.slots
             holds = _holding(name, state.rows, span, days, table, since)
             later = {number: one for number, one in said.items() if number >= since}
-            changed += news(later, holds, state.rows)
+            changed += news(later, holds, lambda one: state.rows.version(one.window_us // (SLOT_US * SLOTS)))
             state.said[span.name] = {
                 number: one for number, one in (said | holds).items()
                 if (number < since or number in holds) and number * span.slots >= (latest - JUDGED_DAYS) * SLOTS
@@ -174,7 +174,7 @@ def _add(to: NDArray[np.uint64], at: Ints, values: Ints) -> None:
     np.add.at(to, at, values.astype(np.uint64))
 
 
-def _holding(name: str, rows: int, span: Span, days: list[int], table: NDArray[np.uint64], since: int) -> dict[int, Finding]:
+def _holding(name: str, rows: Rows, span: Span, days: list[int], table: NDArray[np.uint64], since: int) -> dict[int, Finding]:
     """The findings of each span from number `since` on: what was sent in it is far above what was sent in those before it."""
     per_day = SLOTS // span.slots
     sums = table[:, :SLOTS].reshape(len(days), per_day, span.slots).sum(axis=2).reshape(-1)
@@ -189,12 +189,12 @@ def _holding(name: str, rows: int, span: Span, days: list[int], table: NDArray[n
             day, part = divmod(number, per_day)
             row = table[bisect_left(days, day)]
             slots = slice(part * span.slots, (part + 1) * span.slots)
-            found[number] = _finding(name, rows, span, number, row[:SLOTS][slots], row[SLOTS:][slots], past)
+            found[number] = _finding(name, rows.version(day), span, number, row[:SLOTS][slots], row[SLOTS:][slots], past)
     return found
 
 
 def _finding(
-    name: str, rows: int, span: Span, number: int, sent: NDArray[np.uint64], calls: NDArray[np.uint64], past: list[int]
+    name: str, version: int, span: Span, number: int, sent: NDArray[np.uint64], calls: NDArray[np.uint64], past: list[int]
 ) -> Finding:
     total = int(sent.sum())
     median, spread = spread_of(past)
@@ -205,7 +205,7 @@ def _finding(
     used = np.flatnonzero(sent)
     above = round(min(span.points, span.points * (z - Z_MIN) / (10 * Z_MIN)), 3)
     return Finding(
-        detector=VOLUME, subject=f"agent={name} span={span.name}", window_us=begin_us, version=rows, agent=name,
+        detector=VOLUME, subject=f"agent={name} span={span.name}", window_us=begin_us, version=version, agent=name,
         started_us=begin_us + int(used[0]) * SLOT_US, ended_us=begin_us + (int(used[-1]) + 1) * SLOT_US - 1,
         time_us=begin_us + (crossed + 1) * SLOT_US - 1,
         terms=(

@@ -1,7 +1,7 @@
 """What a detector has said of a subject, and what it has to say now."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -29,13 +29,44 @@ def examples(texts: Sequence[str | Sequence[str]], most: int, bytes_max: int = 6
     return shown
 
 
-def news(said: Mapping[int, Finding], holds: Mapping[int, Finding], version: int) -> list[Finding]:
+class Rows:
+    """How many rows were taken of each day: what versions are made of. Of the days that nobody asks for it knows nothing."""
+
+    __slots__ = ("_days", "_latest")
+
+    def __init__(self) -> None:
+        self._days: dict[int, int] = {}
+        self._latest = -(1 << 62)
+
+    def add(self, day: int, count: int) -> None:
+        """Rows of a day since 1970."""
+        self._days[day] = self._days.get(day, 0) + count
+        if day > self._latest:
+            self._latest = day
+            for old in [one for one in self._days if one < day - KEPT_DAYS]:
+                del self._days[old]
+
+    def version(self, day: int) -> int:
+        """The version of a word on a day: the rows of that day, of its past and of what came behind it.
+
+        It grows with each row that can change the word, and a worker that has read the lookback anew counts as many as one that
+        runs for a year: its words on yesterday are not taken for old ones.
+        """
+        return sum(count for one, count in self._days.items() if one >= day - PAST_DAYS)
+
+
+def news(
+    said: Mapping[int, Finding], holds: Mapping[int, Finding], version: int | Callable[[Finding], int]
+) -> list[Finding]:  # fmt: skip
     """What differs between what was said and what holds, by window: new words, other words, and words taken back.
 
-    `version` is of the state that `holds` was judged from, and so of what is withdrawn.
+    `version` is of the state that `holds` was judged from, and so of what is withdrawn; or it says which one that is.
     """
     changed = [one for window, one in holds.items() if window not in said or differs(said[window], one)]
-    return changed + [replace(one, version=version, withdrawn=True) for window, one in said.items() if window not in holds]
+    for window, one in said.items():
+        if window not in holds:
+            changed.append(replace(one, version=version if isinstance(version, int) else version(one), withdrawn=True))
+    return changed
 
 
 def differs(said: Finding, now: Finding) -> bool:
