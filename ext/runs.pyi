@@ -54,5 +54,9 @@ class SpoolReader:
         At damage it stays where it is and looks again each time: the spool's next writer cuts the damage off.
         """
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is a segment, nothing is behind what was read of it, and none follows it: `read` would find nothing."""
+
     def close(self) -> None:
         """Let go of the folder. Runs that were returned stay valid."""

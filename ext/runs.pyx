@@ -88,6 +88,11 @@ cdef class SpoolReader:
                 break
         return runs
 
+    @property
+    def idle(self):
+        return (self._map is not None and self._at + 8 <= self._map.size and load_size(self._map.base + self._at) == 0
+                and not os.access(segment_name(self._map.index + 1), os.F_OK, dir_fd=self._folder))
+
     def close(self):
         """Let go of the folder; the Runs that were given out stay valid."""
         if self._folder >= 0:

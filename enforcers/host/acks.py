@@ -30,9 +30,8 @@ log = logging.getLogger(__name__)
 BEHIND_S: Final = 0.005
 """How often the doors are looked at while one has not applied everything."""
 
-IDLE_S: Final = 0.02
-LIVES_S: Final = 0.1
-"""How often it is looked whether the doors live while all have applied everything: it takes three calls of the system each."""
+IDLE_S: Final = 0.1
+"""The same while all have, and nothing is heard."""
 
 EVERY_S: Final = 1.0
 SEND_S: Final = 4.0
@@ -58,28 +57,21 @@ class Doors:
         """A door holds its lock before its folder has its name, so one that nobody holds is dead for ever."""
         self._changed = -1
         self._listed = 0.0
-        self._looked = 0.0
 
-    def look(self, every_s: float = 0.0) -> list[tuple[str, int, bytes, int]]:
-        """Boot, epoch, policy digest, since when: of each living door, one that has said nothing yet with epoch 0.
-
-        Whether they live, and whether there are others, is looked at `every_s` seconds apart.
-        """
-        now = time.monotonic()
-        anew = now - self._looked >= every_s
-        if anew:
-            self._looked = now
-            self._list(now)
+    def look(self) -> list[tuple[str, int, bytes, int]]:
+        """Boot, epoch, policy digest, since when: of each living door, one that has said nothing yet with epoch 0."""
+        self._list()
         found = []
         for boot, reader in list(self._readers.items()):
-            if anew and not self._lives(boot):
+            if not self._lives(boot):
                 del self._readers[boot]
                 continue
             epoch, policy, applied_ns = reader.read() or (0, b"", 0)
             found.append((boot, epoch, policy, applied_ns))
         return found
 
-    def _list(self, now: float) -> None:
+    def _list(self) -> None:
+        now = time.monotonic()
         try:
             changed = os.stat(self._text).st_mtime_ns
             if changed == self._changed and now - self._listed < LIST_S:
@@ -143,18 +135,22 @@ class Acks:
 
     async def look(self) -> None:
         """Notice every change, for ever."""
-        behind = True
         while True:
             obey = self._feed.obey
             obey.tick(time.monotonic_ns())
-            doors = self._doors.look(0.0 if behind else LIVES_S)
+            doors = self._doors.look()
             meaning = (obey.state, obey.why, obey.epoch, obey.kept_epoch, obey.policy, obey.applied_ns, doors)
             if meaning != self._last:
                 self._last = meaning
                 self._due.set()
             epoch, policy = obey.epoch, bytes.fromhex(obey.policy)
             behind = obey.kept_epoch < epoch or any(said[1] < epoch or said[2] != policy for said in doors)
-            await asyncio.sleep(BEHIND_S if behind else IDLE_S)
+            if behind:
+                await asyncio.sleep(BEHIND_S)
+                continue
+            self._feed.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._feed.news.wait(), IDLE_S)
 
     async def publish(self) -> None:
         """Publish for ever."""

@@ -36,6 +36,9 @@ LOOK_S: Final = 0.5
 """How often new, closed and dead doors are looked for."""
 
 TRIM_S: Final = 1.0
+COUNT_S: Final = 1.0
+"""How often the bytes of the spools are counted: they are looked up file by file."""
+
 CUT_BYTES_MAX: Final = 24 * MIB
 """Spool bytes in one cut: bounds the memory of a host."""
 
@@ -80,8 +83,18 @@ class Engine:
         self._pending: Cut | None = None
         self._looked = self._trimmed_at = 0.0
         self._trimmed_cut = cut_no
+        self._counted = -COUNT_S
+        self._spooled_bytes = 0
 
     # -- in the sealing thread ---------------------------------------------------------------------------------------
+
+    def rests(self) -> bool:
+        """Whether a step would find nothing to do. Asked between two steps, in any thread."""
+        return (
+            self._pending is None and not self.full and time.monotonic() - self._looked < LOOK_S
+            and self.ledger.trimmed_cut == self._trimmed_cut
+            and all(door.reader.idle and not door.ended for door in self._doors.values())
+        )  # fmt: skip
 
     def step(self) -> Cut | None:
         """Do what can be done on disk now; returns a cut that the caller must `commit` before the next step."""
@@ -253,11 +266,15 @@ class Engine:
         }
 
     def _spool_bytes(self) -> int:
-        found = 0
+        now = time.monotonic()
+        if now - self._counted < COUNT_S:
+            return self._spooled_bytes
+        self._counted, found = now, 0
         with contextlib.suppress(FileNotFoundError):  # a door's folder that was just removed: the next look counts the others
             for folder in os.scandir(self._doors_folder):
                 if folder.is_dir():
                     found += sum(one.stat().st_size for one in os.scandir(folder) if one.name.endswith(".seg"))
+        self._spooled_bytes = found
         return found
 
     def torn(self) -> list[str]:

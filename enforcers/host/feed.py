@@ -53,7 +53,7 @@ AGAIN_S: Final = 0.5
 AGAIN_SHARE: Final = 2
 """Between two readings of the whole log: AGAIN_S, and this many times as long as the last one took, where that is longer."""
 
-TICK_S: Final = 0.05
+TICK_S: Final = 0.1
 SAY_S: Final = 5.0
 """One log line for each reason of refusal in this time."""
 
@@ -78,6 +78,8 @@ class Feed:
         Raises OperatorFault when `feed.json` or a pinned key is damaged.
         """
         self.wake = asyncio.Event()
+        self.news = asyncio.Event()
+        """Set when something was heard, or is on the disk: whoever acknowledges clears it."""
         self._home = home
         self._broker = broker
         self._name = name
@@ -219,6 +221,7 @@ class Feed:
                 await asyncio.sleep(0)
         self._took += time.monotonic() - begun if joining else 0.0
         self._news.set()
+        self.news.set()
         if self.obey.wanted_policy != self.obey.policy:
             self.wake.set()
 
@@ -293,6 +296,7 @@ class Feed:
             return
         obey.unkept = ""
         obey.kept(floors)
+        self.news.set()
 
     def _look(self) -> None:
         now = time.monotonic_ns()

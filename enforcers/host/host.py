@@ -188,6 +188,8 @@ class _Host:
             for engine in list(self._engines.values()):
                 if self._engines.get(engine.name) is not engine:
                     continue  # it was given back, and closed, while another one was sealed
+                if engine.rests():
+                    continue  # nothing is worth the way to the thread and back
                 cut = await loop.run_in_executor(self._thread, engine.step)
                 if cut is not None:
                     engine.commit(cut)

@@ -316,6 +316,24 @@ def test_arguments_of_the_wrong_form_leave_nothing(tmp_path: Path, wrong: dict[s
     assert read_all(tmp_path) == ([], "")
 
 
+def test_a_reader_is_idle_exactly_when_a_read_would_find_nothing(tmp_path: Path) -> None:
+    spool, reader = writer(tmp_path), SpoolReader(str(tmp_path), BOOT)
+    assert not reader.idle, "it has not looked yet"
+    segments = set()
+    for turn in range(400):
+        if turn % 3:
+            put(spool, Rec(texts=("x" * (turn % 200),) * 20))
+        segments.add(len(list(tmp_path.glob("0*.seg"))))
+        if turn % 5 == 0:
+            idle = reader.idle
+            found = reader.read(1 << 20, 1 << 30)
+            assert turn == 0 or idle is (not found)
+            assert reader.idle
+    assert len(segments) > 1, "it has gone on in another segment, which also shows"
+    reader.close()
+    assert not reader.idle
+
+
 def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
     spool, reader = writer(tmp_path), SpoolReader(str(tmp_path), BOOT)
     for closed in (spool, reader, spool, reader):
