@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-NAMES: Final = ("spool", "decide", "board", "control", "pipeline", "egress", "loss", "stitching", "respond")
+NAMES: Final = ("spool", "decide", "board", "control", "pipeline", "egress", "loss", "stitching", "respond", "detection")
 
 
 def main(argv: list[str]) -> int:
