@@ -39,6 +39,9 @@ CONTROL_FIELDS: Final = (
 )  # fmt: skip
 """What control says of itself in its run file."""
 
+DETECTION: Final = ("calls", "findings", "lag", "evicted")
+"""What a worker's lookout says of itself since it started."""
+
 HOST_FIELDS: Final = ("host", "state", "why", "epoch", "policy_digest", "seen_s")
 
 NEIGHBOURS_MAX: Final = 3
@@ -47,7 +50,7 @@ NEIGHBOURS_MAX: Final = 3
 
 @dataclass(slots=True)
 class Status:
-    """What is found in a home at one moment; `lag` counts records, `disk` bytes."""
+    """What is found in a home at one moment; `lag` counts records, `disk` bytes, `detection` calls, words and messages."""
 
     home: str
     ready: bool = False
@@ -58,6 +61,7 @@ class Status:
     lag: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     disk: dict[str, int] = field(default_factory=dict)
     deadletters: int | None = None
+    detection: dict[str, int] = field(default_factory=dict)
     siem: list[dict[str, Any]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -231,6 +235,11 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
     if why := (feed := _feed(said)).get("why"):
         found.blocked.append(f"{name}: {feed['state'] + ': ' if 'state' in feed else ''}{why}")
     found.warnings += [f"{name}: {line}" for line in said.get("torn", ())]
+    looks: dict[str, Any] = said.get("lookout") or {}
+    for what in DETECTION if looks else ():
+        found.detection[what] = found.detection.get(what, 0) + int(looks.get(what, 0))
+    if looks.get("defects"):
+        found.warnings.append(f"{name}: {looks['defects']} detectors have failed and look at nothing more (its log says why)")
     if name == "siem":
         found.siem = list(said.get("sinks") or ())
         found.blocked += [f"siem: {sink['name']}: {sink['waits_for']}" for sink in found.siem if sink["waits_for"]]
@@ -347,6 +356,9 @@ def render(found: Status) -> str:
         f"store {shown_size(disk['store_bytes'])}",
         f"  dead letters  {letters}",
     ]
+    if looks := found.detection:
+        lines.append(f"  detection     {looks['calls']:,} calls looked at, {looks['findings']:,} words on findings, "
+                     f"{looks['lag']:,} messages wait, {looks['evicted']:,} evicted")  # fmt: skip
     lines += [f"  siem          {_sink_line(sink)}" for sink in found.siem]
     lines += [f"  BLOCKED       {line}" for line in found.blocked]
     lines += [f"  WARNING       {line}" for line in found.warnings]

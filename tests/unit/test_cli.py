@@ -264,6 +264,18 @@ def test_status_adds_up_the_hosts_and_those_that_they_adopted(tmp_path: Path) ->
     assert status.collect(home, Config()).ready
 
 
+def test_status_says_what_workers_have_looked_at_and_which_detectors_have_failed(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    say(home, "work-1", lookout={"calls": 1_000, "findings": 2, "lag": 3, "evicted": 0, "defects": 0})
+    say(home, "work-2", lookout={"calls": 500, "findings": 1, "lag": 0, "evicted": 7, "defects": 1})
+    found = status.collect(home, Config())
+    assert found.detection == {"calls": 1_500, "findings": 3, "lag": 3, "evicted": 7}
+    assert "detection     1,500 calls looked at, 3 words on findings, 3 messages wait, 7 evicted" in status.render(found)
+    assert [line for line in found.warnings if line.startswith("work-")] == [
+        "work-2: 1 detectors have failed and look at nothing more (its log says why)"
+    ]
+
+
 def test_a_process_that_was_killed_is_down_and_nothing_is_ready(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for name in ("broker", "store", "control", "work-1", "enforce-1"):

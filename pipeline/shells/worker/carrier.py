@@ -59,6 +59,11 @@ class Flow:
         self._waiting[partition] = 0
         self._moved.set()
 
+    def give_up(self) -> None:
+        """Nobody takes anything: what is sent is lost, and made again of its records by the next rebuild."""
+        self._bounded = False
+        self._moved.set()
+
     async def moved(self) -> None:
         """Wait until something was taken."""
         self._moved.clear()

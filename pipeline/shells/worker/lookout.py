@@ -43,7 +43,7 @@ from pipeline.shells.worker.patience import Given, Patience
 from pipeline.shells.worker.registry import STOP_S
 from schemas.config import Config
 from schemas.egress import SUBJECTS, subject_partition
-from schemas.errors import FrameFault
+from schemas.errors import FrameFault, WardlineError
 from schemas.findings import Finding, parse_finding
 from schemas.frame import Lane
 from schemas.links import embedded_broker, first_line, kafka_security, stop_client
@@ -69,6 +69,7 @@ AGAIN_MAX: Final = 10_000
 WORDS_MAX: Final = 200_000
 """Words that wait for the end of a rebuild. More are filed before it, though a later record may take them back."""
 
+DEFECT_S: Final = 30.0
 QUIET_S: Final = 5.0
 
 
@@ -184,6 +185,20 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
     async def run(self) -> None:
         """Look for ever; returns only by cancellation. Raises OperatorFault, StoreRefuses."""
         await self._keys.ready()
+        while True:
+            try:
+                await self._run()
+            except (WardlineError, asyncio.CancelledError):
+                raise
+            except Exception:
+                # a defect that no detector stands for must not keep calls from being recorded
+                self.defects += 1
+                metrics.DEFECTS.labels("lookout").inc()
+                self._flow.give_up()
+                log.exception("a defect: nothing is looked at for %.0f s, then everything is rebuilt", DEFECT_S)
+                await asyncio.sleep(DEFECT_S)
+
+    async def _run(self) -> None:
         while True:
             consumer = None
             try:
