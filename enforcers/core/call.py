@@ -117,8 +117,12 @@ class Call(NamedTuple):
     kept: Kept | None = None
 
     def asking(self, action: str) -> "Call":
-        """The same call with another action: a second question about it."""
-        return self._replace(action=action, kept=None)
+        """The same call with another action: a second question about it. Who asks about what is the same."""
+        kept = None
+        if self.kept is not None:
+            kept = Kept()
+            kept.selectors = self.kept.selectors
+        return tuple.__new__(Call, (*self[:3], action, *self[4:-1], kept))
 
 
 class End(NamedTuple):

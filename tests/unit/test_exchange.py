@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from enforcers.core.call import Call, Record, target_of
+from enforcers.core.call import Call, Kept, Record, decision_record, target_of
 from enforcers.core.caller import Caller
 from enforcers.core.chain import make_chain
 from enforcers.core.exchange import Desk, Exchange
 from enforcers.core.refusal import Refusal
+from ext.board import Selectors
 from schemas.errors import AgentFault, SpoolFull
 from schemas.layout import VERDICT_UNSAID
 from schemas.records import STRING_FIELDS, Decision, Kind, Outcome, Verdict, call_id
@@ -326,3 +327,29 @@ def test_a_disk_that_cannot_be_written_is_as_one_that_is_full() -> None:
     desk = world.desk()
     assert told(Exchange(desk, CALLER).begin(CALL, 1)) == (503, "overloaded")
     assert not desk.waiting
+
+
+def test_a_second_question_is_the_same_but_for_its_action_and_is_never_taken_for_the_first() -> None:
+    selectors = Selectors(("agent:a",)), Selectors(("destination:h",))
+    for kept in (None, Kept()):
+        call = CALL._replace(kept=kept, ref=7, client="192.0.2.1")
+        if kept is not None:
+            kept.selectors = selectors
+        first = decision_record(call, YES, 5)
+        asked = call.asking("tcp:CONNECT")
+        assert asked._replace(action=call.action, kept=None) == call._replace(kept=None)
+        second = decision_record(asked, YES, 5)
+        named = STRING_FIELDS.index("action")
+        assert (first[20][named], second[20][named]) == ("http:POST", "tcp:CONNECT")
+        assert decision_record(call, YES, 5) == first
+        if kept is not None:
+            assert asked.kept is not None
+            assert (asked.kept.selectors, asked.kept is kept, kept.decision) == (selectors, False, YES)
+
+
+def test_what_is_kept_of_a_call_is_said_again_for_the_same_decision_alone() -> None:
+    kept = Kept()
+    calls = [CALL._replace(kept=kept, time_ns=n, trace_id=bytes([n]) * 16) for n in (1, 2, 3)]
+    alone = [call._replace(kept=None) for call in calls]
+    for decision in (YES, YES, NO, YES, Decision(reason="stale", policy_digest="d")):
+        assert [decision_record(call, decision, 9) for call in calls] == [decision_record(call, decision, 9) for call in alone]
