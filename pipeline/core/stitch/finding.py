@@ -22,8 +22,6 @@ EXAMPLES_MAX: Final = 5
 CHAIN_CHARS_MAX: Final = 600
 """Characters of a chain in evidence: its record has it whole."""
 
-CALLS_SEEN_MAX: Final = 100
-
 
 def offence(judged: Judged, low: int, high: int) -> tuple[int, int]:
     """How many calls of a trace (rows `low` to `high`) are forged, how many widened."""
