@@ -1,7 +1,8 @@
 """What does one risk per agent add? `python -m benchmarks.detect_fused`: all shipped detectors, and what `fuse` makes of them.
 
-    web days    two benign web logs and the day with beacons: agents that are called a risk, in 1,000 agent-days. There is
-                nothing else in them than regular calls, which alone must never be a risk
+    web days    a benign capture and the day with beacons: agents that are called a risk, in 1,000 agent-days. There is nothing
+                else in them than regular calls, which alone must never be a risk. `half learnt` is the same at half speed: its
+                first 24 hours teach, the rest is judged by them
     tunnels     synthetic, and says so: each client of the web day in turn goes on as one run of DNSExfiltrator an hour after
                 its day. Is it a risk, after how many names, and of how many points?
 
@@ -13,6 +14,7 @@ from collections import defaultdict
 from typing import Final
 
 from benchmarks import weblogs
+from benchmarks.detect_leak import at_half_speed
 from benchmarks.detectdata import Told, data, hear, per_agent_day, tunnels, web
 from benchmarks.figures import Counts, Figure, share, show
 from pipeline.core.detect import detectors
@@ -43,7 +45,11 @@ def measure(options: list[str]) -> list[Figure]:
         return []
     labelled = list(web(weblogs.rita(source)))
     figures = []
-    for name, calls in (("rita web day", labelled), ("aktaion benign", list(web(weblogs.benign(source))))):
+    benign = list(web(weblogs.benign(source)))
+    for name, calls in (
+        ("rita web day", labelled), ("rita, half learnt", at_half_speed(labelled)),
+        ("aktaion benign", benign), ("benign, half learnt", at_half_speed(benign)),
+    ):  # fmt: skip
         heard = hear(calls)
         found = risks_of(heard.standing())
         days = f"{sum(heard.agent_days.values())} agent-days, {len(heard.standing())} findings"
