@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.siem import cursor as cursors
 from pipeline.core.siem.cursor import Cursor, Mark, Told, decode
 from pipeline.core.siem.frames import LATE_S, RECENT_S, Arrived, Frames, with_number
-from pipeline.core.siem.questions import calls_sql, frame_of, key_of, recent_sql
+from pipeline.core.siem.questions import calls_sql, frame_of, key_of, recent_sql, unknown_sql
 from schemas.errors import OperatorFault
 
 OVERLAP = 180
@@ -95,8 +95,8 @@ def test_spans_are_the_numbers_that_were_taken(numbers: list[int]) -> None:
         frames.take(frame(number))
     lane = ("enforce-1", 7, 0)
     assert {n for n in range(50) if frames.knows(lane, n)} == set(numbers)
-    assert frames.count(lane) == len(set(numbers))
     spans = frames.spans(lane)
+    assert sum(high - low + 1 for low, high in spans) == len(set(numbers))
     assert all(high + 1 < low for (_, high), (low, _) in itertools.pairwise(spans)), "none touches the next"
     assert Frames.decode(json.loads(json.dumps(frames.encode()))) == frames
 
@@ -119,6 +119,8 @@ def test_a_question_for_frames_leaves_out_what_is_known_and_quotes_names() -> No
     assert "AND NOT" not in recent_sql(frames)
     frames.take(Arrived(lane=("it's", 7, 0), number=3, ingested_s=12, records=4, boots=(1,)))
     assert r"AND NOT ((enforcer = 'it\'s' AND call_seq = 7 AND partition = 0 AND seq BETWEEN 3 AND 3))" in recent_sql(frames)
+    lanes = [("it's", 7, 0), ("b", 8, 1)]
+    assert r"(enforcer = 'it\'s' AND call_seq = 7 AND partition = 0 AND NOT seq BETWEEN 3 AND 3)" in unknown_sql(frames, lanes)
     row = {"lane_host": "a", "lane_boot": 1, "lane_part": 2, "number": 3, "came": 4, "many": 5, "boots": [9, 8, 9]}
     assert frame_of(row).boots == (8, 9)
 

@@ -60,10 +60,6 @@ class Frames:
         """The numbers of a lane that were taken."""
         return list(self.lanes.get(lane, (0, []))[1])
 
-    def count(self, lane: Lane) -> int:
-        """How many those are."""
-        return sum(high - low + 1 for low, high in self.spans(lane))
-
     def take(self, frame: Arrived) -> None:
         """Everything of a frame was sent."""
         latest, spans = self.lanes.get(frame.lane, (0, []))

@@ -180,19 +180,17 @@ def recent_sql(frames: Frames) -> str:
     return f"SELECT {_FRAME} {_OF_FRAMES} AND ingested >= toDateTime({frames.low_s()}, 'UTC'){unknown} {_IN_ORDER} LIMIT {PAGE}"
 
 
-def counts_sql(frames: Frames) -> str:
-    """How many frames each lane has, of all that may still be new."""
+def lanes_sql(frames: Frames) -> str:
+    """The lanes that have a frame which may still be new."""
+    return f"SELECT DISTINCT {_LANE} {_OF_FRAMES} AND ingested >= toDateTime({frames.floor_s}, 'UTC')"
+
+
+def unknown_sql(frames: Frames, lanes: Sequence[Lane]) -> str:
+    """Frames of some lanes that are not known, however late they came in."""
+    known = [(lane, (f" AND NOT seq BETWEEN {low} AND {high}" for low, high in frames.spans(lane))) for lane in lanes]
+    wanted = " OR ".join(f"({_at(lane)}{''.join(spans)})" for lane, spans in known)
     since = f"ingested >= toDateTime({frames.floor_s}, 'UTC')"
-    return f"SELECT {_LANE}, uniqExact(seq) AS frames {_OF_FRAMES} AND {since} GROUP BY ALL"
-
-
-def unknown_sql(frames: Frames, lane: Lane) -> str:
-    """Frames of a lane that are not known."""
-    gaps = "".join(f" AND NOT seq BETWEEN {low} AND {high}" for low, high in frames.spans(lane))
-    return (
-        f"SELECT {_FRAME} {_OF_FRAMES} AND ingested >= toDateTime({frames.floor_s}, 'UTC') AND {_at(lane)}{gaps}"
-        f" {_IN_ORDER} LIMIT {FRAMES_MAX}"
-    )
+    return f"SELECT {_FRAME} {_OF_FRAMES} AND {since} AND ({wanted}) {_IN_ORDER} LIMIT {FRAMES_MAX}"
 
 
 def _at(lane: Lane) -> str:

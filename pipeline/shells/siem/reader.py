@@ -156,13 +156,14 @@ class Reader:
     def _arrived(self, frames: Frames, now_us: int) -> list[Arrived]:
         recent = [questions.frame_of(row) for row in self._ask(questions.recent_sql(frames))]
         new = [frame for frame in recent if not frames.knows(frame.lane, frame.number)]
-        if new or now_us - self._deep_us < DEEP_S * 10**6:
+        # a page full of what is known hides what is behind it
+        if new or (len(recent) < questions.PAGE and now_us - self._deep_us < DEEP_S * 10**6):
             return new
         late: list[Arrived] = []
-        for row in self._ask(questions.counts_sql(frames)):
-            lane = questions.lane_of(row)
-            if row["frames"] > frames.count(lane):
-                late += [questions.frame_of(one) for one in self._ask(questions.unknown_sql(frames, lane))]
+        lanes = [questions.lane_of(row) for row in self._ask(questions.lanes_sql(frames))]
+        for at in range(0, len(lanes), questions.LANES_MAX):
+            some = lanes[at : at + questions.LANES_MAX]
+            late += [questions.frame_of(row) for row in self._ask(questions.unknown_sql(frames, some))]
         if not late:
             self._deep_us = now_us
         return sorted(late, key=lambda frame: (frame.ingested_s, frame.lane, frame.number))
