@@ -284,8 +284,16 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _heard(self, consumer: Any, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
         ours = {tp.partition: messages for tp, messages in found.items() if self._ready(tp.partition)}
         try:
+            words: list[Finding] = []
+            handed: list[Finding] = []
             for partition, messages in ours.items():
-                await self._take(self._parts[partition], messages)
+                said = await self._take(self._parts[partition], messages)
+                words += said[0]
+                handed += said[1]
+            # once for all partitions: what is filed is some questions to the store, however much it is
+            await self._cases.file(words, handed)
+            self._patience.progress_at = time.monotonic()
+            for partition, messages in ours.items():
                 end = messages[-1].offset + 1
                 if not self._embedded:
                     # a crash before this: the messages come again, and their frames are known from the rebuild
@@ -312,8 +320,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    async def _take(self, part: Part, messages: Sequence[Any]) -> None:
-        """Take messages of one partition in, and file what comes of it."""
+    async def _take(self, part: Part, messages: Sequence[Any]) -> tuple[list[Finding], list[Finding]]:
+        """Take messages of one partition in; returns what the detectors say of it, and what was handed on in it."""
         for worker in {parcel_worker(message.value or b"") for message in messages}:
             while self._keys.worker_key(worker) is None and not await self._keys.caught_up():
                 self._patience.stands("control cannot be heard, and a worker is not known")
@@ -322,9 +330,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._patience.closing.is_set():
                     raise Given
         self._patience.waits_for = ""
-        words, handed = await self._in_thread(lambda: self._detect(part, [message.value or b"" for message in messages]))
-        await self._cases.file(words, handed)
-        self._patience.progress_at = time.monotonic()
+        return await self._in_thread(lambda: self._detect(part, [message.value or b"" for message in messages]))
 
     def _detect(self, part: Part, messages: Sequence[bytes]) -> tuple[list[Finding], list[Finding]]:
         parcels = [parcel for data in messages if (parcel := self._parcel(data)) is not None]
