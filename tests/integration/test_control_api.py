@@ -124,6 +124,23 @@ def test_the_same_id_is_answered_the_same_and_never_made_twice(control: Controll
     assert "asked for something else" in said["error"]
 
 
+def test_a_revocation_that_may_only_be_new_leaves_what_stands_and_is_still_answered_by_its_id(control: Controlled) -> None:
+    first = {"id": str(uuid.uuid4()), "do": "revoke", "kind": "agent", "name": "held", "reason": "a rule", "only_new": True}
+    made = control.client.ask("POST", "/changes", first)
+    assert made[0] == 200
+    assert control.client.ask("POST", "/changes", first) == made, "asked again, it is the one that stands"
+    status, said = control.client.ask("POST", "/changes", first | {"id": str(uuid.uuid4()), "reason": "another"})
+    assert (status, said["error"]) == (412, f"`agent:held` is revoked already, as epoch {made[1]['epoch']}")
+
+
+def test_an_exception_ends_by_itself(control: Controlled) -> None:
+    fields = {"finding": "0" * 32, "detector": "leak", "subject": "agent=x", "owner": "ops"}
+    control.client.change("exception-add", **fields, for_s=1)
+    (entry,) = control.client.get("/live?kind=exception")["entries"]
+    assert entry["value"] == {**fields, "reason": "", "expires": entry["value"]["expires"]}
+    wait_until(lambda: control.client.get("/live?kind=exception")["entries"] == [], 10, "its time has come")
+
+
 def test_what_is_live_comes_in_pages(control: Controlled) -> None:
     items = [{"kind": "session", "name": f"page-{n}", "reason": "r"} for n in range(25)]
     control.client.change("revoke-many", items=items)
