@@ -129,8 +129,7 @@ def _broken(parcel: Parcel) -> list[Parcel]:
         if many <= 1 or len(_encode(trial, lambda _: bytes(SIGNATURE_BYTES))) <= FRAME_BYTES_MAX:
             fitting.append((rows, findings))
             continue
-        first = {name: table.slice(0, -(-table.num_rows // 2)) for name, table in rows.items()}
-        second = {name: table.slice(first[name].num_rows) for name, table in rows.items()}
+        first, second = _halves(rows, many // 2)
         waiting += [(second, findings.slice(0, 0)), (first, findings)]
     whole = parcel.pieces[0]
     return [
@@ -139,13 +138,32 @@ def _broken(parcel: Parcel) -> list[Parcel]:
     ]
 
 
+def _halves(rows: Mapping[str, pa.Table], count: int) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+    """The first `count` rows of all tables one behind the other, and the rest: each has fewer rows, and only its own texts."""
+    first, second, left = {}, {}, count
+    for name, table in rows.items():
+        many = min(left, table.num_rows)
+        first[name], second[name] = _compact(table.slice(0, many)), _compact(table.slice(many))
+        left -= many
+    return first, second
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """The same without texts that no row has."""
+    columns = [
+        column.cast(pa.utf8()).dictionary_encode() if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    return pa.Table.from_arrays(columns, schema=table.schema).combine_chunks()
+
+
 def _only(table: pa.Table, frames: set[tuple[Lane, int]]) -> pa.Table:
     """The rows of these frames."""
     if not table.num_rows:
         return table
     code, known = _frame_codes(table)
     keep = np.array([frame in frames for frame in known], bool)
-    return table if keep.all() else table.filter(pa.array(keep[code]))
+    return table if keep.all() else _compact(table.filter(pa.array(keep[code])))
 
 
 def _frame_codes(table: pa.Table) -> tuple[NDArray[np.int64], list[tuple[Lane, int]]]:
