@@ -40,8 +40,8 @@ STOP_S: Final = 30.0
 """How long a stopping host waits for `stored`; then the outbox is kept for the next start."""
 
 SAY_S: Final = 0.2
-SAY_MOVING_S: Final = 1.0
-"""How often the run file is written while nothing but its figures changes, and not everything is stored."""
+SAY_MOVING_S: Final = 0.5
+"""How often the run file is written while nothing but its figures changes, and not everything was or is stored."""
 
 _MOVING: Final = dict.fromkeys(("spooled", "sealed", "sent", "stored", "outbox_bytes", "spool_bytes", "stored_seq"))
 
@@ -265,9 +265,8 @@ class _Host:
             digest = self._feed.obey.policy
             said |= {"policy_digest": digest, "bundle": str(self._shelf.path(digest)) if digest else "", **self._feed.said()}
         engine = self._engines.get(self._name)
-        figures = engine.figures() if engine is not None else {}
         if engine is not None:
-            said |= figures
+            said |= engine.figures()
             said |= {"stored_seq": engine.stored_seq(), "full": engine.full, "living": engine.living()}
             said["adopted"] = {name: other.figures() for name, other in self._engines.items() if name != self._name}
             said["torn"] = [line for other in self._engines.values() for line in other.torn()]
@@ -277,7 +276,7 @@ class _Host:
                 DISK.labels(what).set(said[what])
         now = time.monotonic()
         if said == self._said or (
-            now - self._said_at < SAY_MOVING_S and figures.get("spooled") != figures.get("stored")
+            now - self._said_at < SAY_MOVING_S and all(one.get("spooled") != one.get("stored") for one in (said, self._said))
             and {**said, **_MOVING} == {**self._said, **_MOVING}
         ):  # fmt: skip
             return
