@@ -10,6 +10,7 @@ What is summed over all frames does not depend on their order: an end that comes
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -60,7 +61,7 @@ class Aggregator:
         self._open = OpenCalls(open_calls)
         self._places = _Places(open_calls + open_calls // 4)
         self._agents_max = agents
-        self._since: dict[str, int] = {}
+        self._since: OrderedDict[str, int] = OrderedDict()
         """Since when an agent is known, as it was said last. What had to make room is said again."""
 
     @property
@@ -186,7 +187,7 @@ class Aggregator:
         for row, (agent, time) in enumerate(zip(table["agent"].to_pylist(), table["time"].to_pylist(), strict=True)):
             if agent and time < self._since.get(agent, time + 1):
                 while len(self._since) >= self._agents_max:
-                    del self._since[next(iter(self._since))]
+                    self._since.popitem(last=False)
                 self._since[agent] = time
                 rows.append(row)
         if not rows:

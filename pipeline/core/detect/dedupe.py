@@ -7,6 +7,7 @@ gap counts as taken, since a frame that far behind its lane is not sent any more
 """
 
 from bisect import bisect_right
+from collections import OrderedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ class Dedupe:
 
     def __init__(self, lanes: int = DETECT_LANES_MAX, ranges: int = LANE_AHEAD_MAX) -> None:
         self._lanes_max, self._ranges_max = lanes, ranges
-        self._lanes: dict[tuple[str, int, int], _Ranges] = {}
+        self._lanes: OrderedDict[tuple[str, int, int], _Ranges] = OrderedDict()
         self.evicted = 0
         """Lanes that had to make room: a frame of theirs would be taken again."""
 
@@ -56,7 +57,7 @@ class Dedupe:
         if ranges is None:
             ranges = _Ranges(self._ranges_max)
             if len(self._lanes) >= self._lanes_max:
-                del self._lanes[next(iter(self._lanes))]
+                self._lanes.popitem(last=False)
                 self.evicted += 1
         self._lanes[lane] = ranges  # behind all others: used last
         return ranges

@@ -20,6 +20,7 @@ finding is said again when one doubles, not with each call.
 
 import ipaddress
 from bisect import bisect_right, insort
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -80,11 +81,11 @@ class FirstSeen:
     def __init__(self, pairs: int = FIRST_SEEN_PAIRS_MAX, agents: int = AGENTS_MAX) -> None:
         self._pairs_max, self._agents_max = pairs, agents
         self._pairs = 0
-        self._domains: dict[str, _Domain] = {}
+        self._domains: OrderedDict[str, _Domain] = OrderedDict()
         """The domain used last is the last."""
         self._of_agent: dict[str, set[str]] = {}
         """Agent -> its domains."""
-        self._since: dict[str, int] = {}
+        self._since: OrderedDict[str, int] = OrderedDict()
         """Agent -> its first call of all."""
         self._begun: list[int] = []
         """The day of each of those, in order."""
@@ -150,8 +151,7 @@ class FirstSeen:
             known = self._since.pop(name, None)
             if name and known is None:
                 while len(self._since) >= self._agents_max:
-                    gone = next(iter(self._since))
-                    self._forget_day(self._since.pop(gone))
+                    self._forget_day(self._since.popitem(last=False)[1])
                     self._evicted += 1
                 insort(self._begun, first_us // DAY_US)
             elif known is not None and first_us < known:

@@ -17,6 +17,7 @@ once: who comes in the credential's first minute, through the same enforcer and 
 a thief in that minute is missed, and one behind the same enforcer and in the same /24 always.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -77,7 +78,7 @@ class SecondHolders:
 
     def __init__(self, credentials: int = HOLDER_CREDENTIALS_MAX, holders: int = HOLDERS_MAX) -> None:
         self._credentials_max, self._holders_max = credentials, holders
-        self._credentials: dict[str, _Credential] = {}
+        self._credentials: OrderedDict[str, _Credential] = OrderedDict()
         """The one used last is the last."""
         self._evicted = 0
 
@@ -122,7 +123,7 @@ class SecondHolders:
         if state is None:
             state = _Credential()
             if len(self._credentials) >= self._credentials_max:
-                del self._credentials[next(iter(self._credentials))]
+                self._credentials.popitem(last=False)
                 self._evicted += 1
         self._credentials[name] = state
         return state

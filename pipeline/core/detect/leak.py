@@ -24,6 +24,7 @@ mark (1,024; 4,096, 8,192, 16,384 ...) last, so it changes a few times and not w
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,12 +87,12 @@ class Leaks:
         self._units = Units(pairs, items, LEAK_NAMES_MAX, LEAK_QUERIES_MAX)
         self._pairs: dict[int, _Pair] = {}
         """By slot."""
-        self._since: dict[str, int] = {}
+        self._since: OrderedDict[str, int] = OrderedDict()
         self._learnt: dict[str, float] = {}
         """Bits of queries that an agent told one place in its first 24 hours, the most."""
         self._agents_max = agents
         self._forgotten = 0
-        self._said: dict[_Pair, dict[int, Finding]] = {}
+        self._said: OrderedDict[_Pair, dict[int, Finding]] = OrderedDict()
 
     @property
     def entries(self) -> int:
@@ -203,9 +204,7 @@ class Leaks:
             known = self._since.pop(name, None)  # and put behind all others, as used last
             if known is None:
                 while len(self._since) >= self._agents_max:
-                    gone = next(iter(self._since))
-                    del self._since[gone]
-                    self._learnt.pop(gone, None)
+                    self._learnt.pop(self._since.popitem(last=False)[0], None)
                     self._forgotten += 1
             elif first < known:
                 earlier.add(name)
@@ -251,7 +250,7 @@ class Leaks:
             if holds:
                 self._said[pair] = holds
                 while len(self._said) > LEAK_SAID_MAX:
-                    del self._said[next(iter(self._said))]
+                    self._said.popitem(last=False)
         return found
 
 
