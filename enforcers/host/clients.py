@@ -29,6 +29,8 @@ class Broker:
         """Of the run file when it was read last: inode and time."""
         self._found: tuple[str, object] = "", None
         self._pid = 0
+        self._lived = 0.0
+        """When it was seen to live."""
 
     def now(self) -> tuple[str, object]:
         """Servers, and what changes when an embedded broker is another one (it then knows nothing).
@@ -43,12 +45,16 @@ class Broker:
             sign = found.st_ino, found.st_mtime_ns
         except OSError:
             sign = None
-        if sign is None or sign != self._sign or not is_alive(self._pid):
+        now = time.monotonic()
+        if sign is None or sign != self._sign or (now - self._lived >= RECONNECT_S and not is_alive(self._pid)):
             self._sign = None
             self._found = broker_now(self._home, self._config)
             identity = self._found[1]
             # a file that was replaced since the look at it has another sign, so that it is read once more
             self._pid, self._sign = identity[0] if isinstance(identity, tuple) else 0, sign
+            self._lived = now
+        elif now - self._lived >= RECONNECT_S:
+            self._lived = now
         return self._found
 
     def options(self, servers: str) -> dict[str, Any]:

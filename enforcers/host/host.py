@@ -47,8 +47,8 @@ _MOVING: Final = dict.fromkeys(("spooled", "sealed", "sent", "stored", "outbox_b
 
 BUSY_RECORDS: Final = 500
 BUSY_ROUNDS: Final = 4
-"""Where so many records come in `seal_ms`, the next cut is made after so many times as long: a cut has its own cost, a sync of
-the disk, and for each partition a signature, a message and a frontier, which as many more records then share."""
+"""Where so many records come in `seal_ms`, the next cut is made after up to so many times as long. As many more records then
+share its own cost: a sync of the disk, and for each partition a signature, a message and a frontier."""
 
 ADOPT_S: Final = 2.0
 ADOPT_AFTER: Final = {"replay": 2, "enforce": 8}
@@ -196,9 +196,12 @@ class _Host:
                     busiest = max(busiest, cut.records)
             if busiest:
                 link.wake.set()
+            each = busiest / rounds
+            rounds = 1
             if busiest >= full:
                 continue
-            rounds = BUSY_ROUNDS if busiest >= BUSY_RECORDS * rounds else 1
+            if each >= BUSY_RECORDS:  # so many rounds that the next cut is large, and not full
+                rounds = max(1, min(BUSY_ROUNDS, int(full * 0.75 / each)))
             for _ in range(rounds):
                 await asyncio.sleep(self._config.enforcer.seal_ms / 1000)
                 if self._stop.is_set():
