@@ -78,8 +78,11 @@ class Aggregator:
         """The rows of one frame's records. `batch` has the columns of `ARROW_SCHEMA`."""
         return self.take_all([(batch, lane, frame_no)])
 
-    def take_all(self, frames: Sequence[tuple[pa.RecordBatch, Lane, int]]) -> Aggregates:
-        """The rows of several frames' records: the same as taking them one by one, and much cheaper where they are small."""
+    def take_all(self, frames: Sequence[tuple[pa.RecordBatch, Lane, int]], rows: pa.Table | None = None) -> Aggregates:
+        """The rows of several frames' records: the same as taking them one by one, and much cheaper where they are small.
+
+        `rows` are their records one behind the other, where somebody has them together already.
+        """
         batches, lanes, numbers = zip(*frames, strict=True)
         keys = pa.table({
             "lane_host": pa.array([lane.host for lane in lanes]),
@@ -88,7 +91,7 @@ class Aggregator:
             "frame_no": pa.array(numbers, pa.uint64()),
         })  # fmt: skip
         frame = np.repeat(np.arange(len(batches), dtype=np.int32), [batch.num_rows for batch in batches])
-        return self._sum(pa.Table.from_batches(batches), keys, frame)
+        return self._sum(pa.Table.from_batches(batches) if rows is None else rows, keys, frame)
 
     def rebuild(self, rows: pa.Table) -> Aggregates:
         """The rows of many frames' records as the store has them: with `enforcer`, `enforcer_boot`, `partition`, `frame_no`.

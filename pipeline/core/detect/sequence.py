@@ -117,7 +117,7 @@ class Sequences:
         touched: dict[str, set[str]] = {}
         earlier: set[str] = set()
         at = (-1, -1)
-        for who, what, which, many, seen in _groups(rows.take(pa.array(wanted)), agent[wanted], task[wanted], resource[wanted]):
+        for who, what, which, many, seen in _groups(rows, wanted, agent[wanted], task[wanted], resource[wanted]):
             name, called = names[who], tasks[what]
             if not name or not called:
                 continue
@@ -237,11 +237,13 @@ class Sequences:
         return said
 
 
-def _groups(rows: pa.Table, agent: Ints, task: Ints, resource: Ints) -> Iterator[tuple[int, int, int, int, list[int]]]:
+def _groups(
+    rows: pa.Table, wanted: Ints, agent: Ints, task: Ints, resource: Ints
+) -> Iterator[tuple[int, int, int, int, list[int]]]:
     """Agent, task and resource, how many rows they have, and of these the first and the last time, boot and seq of the first,
     and the calls: by array, since a task's few calls are spread over as many rows."""
-    time, calls = numbers(rows, "time"), numbers(rows, "calls")
-    boot, seq = (rows[name].combine_chunks().to_numpy() for name in ("call_boot", "call_seq"))
+    time, calls = numbers(rows, "time")[wanted], numbers(rows, "calls")[wanted]
+    boot, seq = (rows[name].to_numpy()[wanted] for name in ("call_boot", "call_seq"))
     order = np.lexsort((seq, boot, time, resource, task, agent))
     changes = np.ones(len(order), bool)
     changes[1:] = False

@@ -166,10 +166,14 @@ def _guess(calls: Calls, parent: Ints, assurance: Bytes, cause: Bytes, whos: Map
     rows = np.flatnonzero(asked & mixed[calls.trace])
     if not len(rows):
         return
-    for one in np.unique(calls.trace[rows]):
-        low, high = np.searchsorted(calls.trace, [one, one + 1])
-        mine = rows[(rows >= low) & (rows < high)][:ASKED_MAX]
-        found = guess(calls, parent, whos, int(low), int(high), mine.tolist())
+    # calls are in the order of their traces, and so are these rows
+    ones, begin = np.unique(calls.trace[rows], return_index=True)
+    bounds = zip(
+        np.searchsorted(calls.trace, ones).tolist(), np.searchsorted(calls.trace, ones, "right").tolist(),
+        begin.tolist(), [*begin[1:].tolist(), len(rows)], strict=True,
+    )  # fmt: skip
+    for low, high, first_row, end_row in bounds:
+        found = guess(calls, parent, whos, low, high, rows[first_row:end_row][:ASKED_MAX].tolist())
         for row, up in found.items():
             parent[row] = up
             assurance[row] = Assurance.INFERRED

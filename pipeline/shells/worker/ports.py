@@ -68,7 +68,7 @@ class Looks(Protocol):
     async def clear(self) -> None:
         """Forget everything: the partitions are perhaps another's from now on."""
 
-    async def read(self, table: pa.Table | None, frames: Sequence[tuple[Lane, int]], again: Sequence[FrameRow]) -> Reading:
+    async def read(self, table: pa.Table | None, frames: Sequence[FrameRow], again: Sequence[FrameRow]) -> Reading:
         """Look at a batch that is being stored."""
 
     async def tell(self, reading: Reading) -> None:

@@ -303,7 +303,7 @@ class Pump:
         table, ingested_s = None, int(time.time())
         if frames:
             table = await self._in_thread(lambda: insert_table(frames, ingested_s))
-        looking = self._look(table, entries)
+        looking = self._look(table, frames, entries)
         try:
             if table is not None:
                 await self._insert(table, frames, ingested_s, owned)
@@ -321,13 +321,14 @@ class Pump:
         self._count(entries, frames)
         await self._note()
 
-    def _look(self, table: pa.Table | None, entries: Sequence[Entry]) -> "asyncio.Task[Reading] | None":
+    def _look(
+        self, table: pa.Table | None, frames: Sequence[FrameRow], entries: Sequence[Entry]
+    ) -> "asyncio.Task[Reading] | None":
         """Look at a batch, while it is inserted."""
         again = [entry.again for entry in entries if entry.again is not None]
-        fresh = [(e.row.head.lane, e.row.head.frame_no) for e in entries if e.row is not None and e.row.batch is not None]
-        if self._tap is None or not (fresh or again):
+        if self._tap is None or not (again or any(row.batch is not None for row in frames)):
             return None
-        looking = asyncio.create_task(self._tap.read(table, fresh, again))
+        looking = asyncio.create_task(self._tap.read(table, frames, again))
         looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # where the insert fails, nobody asks
         return looking
 

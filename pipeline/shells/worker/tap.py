@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.detect.aggregate import Aggregator
+from pipeline.core.detect.aggregate import Aggregates, Aggregator
 from pipeline.core.parcel import make_parcels
 from pipeline.core.rows import FrameRow, insert_table
 from pipeline.core.seen import Exactly, of_frames
@@ -145,7 +145,7 @@ class Tap:
             await self._in_thread(self._forget)
         self._patience.closing.clear()
 
-    async def read(self, table: pa.Table | None, frames: Sequence[tuple[Lane, int]], again: Sequence[FrameRow]) -> Reading:
+    async def read(self, table: pa.Table | None, frames: Sequence[FrameRow], again: Sequence[FrameRow]) -> Reading:
         """Look at a batch: `table` is what is inserted of its `frames`; `again` are frames that somebody stored before.
 
         Raises what the store raises, and Given when the partitions are taken away meanwhile.
@@ -157,7 +157,7 @@ class Tap:
                 self._fresh.difference_update(fresh)
             if again:
                 await self._read_again(again, reading)
-            if table is not None and frames:
+            if table is not None and any(row.batch is not None for row in frames):
                 await self._in_thread(lambda: self._look(table, frames, reading))
             return reading
 
@@ -213,11 +213,12 @@ class Tap:
         self._stitcher.clear()
         self._torn.clear()
 
-    def _look(self, table: pa.Table, frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
+    def _look(self, table: pa.Table, frames: Sequence[FrameRow], reading: Reading) -> None:
+        records = table.slice(0, table.num_rows - len(frames))  # behind them lie the rows of the frames themselves
         with self._spared("sums of a batch"):
-            reading.sums.append((list(frames), self._aggregator.rebuild(table)))
+            reading.sums.append(_summed(self._aggregator, records, frames))
         with self._spared("traces of a batch"):
-            reading.stitched.append(self._stitcher.take(table, "", _now_us()))
+            reading.stitched.append(self._stitcher.take(records, "", _now_us()))
 
     @contextlib.contextmanager
     def _spared(self, what: str) -> Iterator[None]:
@@ -228,11 +229,11 @@ class Tap:
             metrics.DEFECTS.labels("tap").inc()
             log.exception("a defect: the %s are missing", what)
 
-    async def _take_over(self, partitions: Sequence[int], frames: Sequence[tuple[Lane, int]], reading: Reading) -> None:
+    async def _take_over(self, partitions: Sequence[int], frames: Sequence[FrameRow], reading: Reading) -> None:
         """Take in what is stored of partitions, but for the frames that are being stored just now: they come next."""
         coming: dict[Lane, list[int]] = {}
-        for lane, frame_no in frames:
-            coming.setdefault(lane, []).append(frame_no)
+        for row in frames:
+            coming.setdefault(row.head.lane, []).append(row.head.frame_no)
         now_s = int(time.time())
         columns = sorted({*LOOKED_AT, *COLUMNS})
         boots = await self._patience.persist("starts of doors", self._store.boots, now_s - self._looks_back_s)
@@ -266,11 +267,10 @@ class Tap:
 
         def take() -> None:
             aggregator = Aggregator()
-            frames = [(row.head.lane, row.head.frame_no) for row in rows]
             with self._spared("sums of stored frames"):
                 if earlier is not None:
                     aggregator.rebuild(earlier.filter(pa.array(_before(earlier, calls))))
-                reading.sums.append((frames, aggregator.rebuild(table)))
+                reading.sums.append(_summed(aggregator, table.slice(0, table.num_rows - len(rows)), rows))
 
         await self._in_thread(take)
         metrics.UNHEARD.inc(len(rows))
@@ -312,6 +312,15 @@ class Tap:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+def _summed(
+    aggregator: Aggregator, records: pa.Table, frames: Sequence[FrameRow]
+) -> tuple[list[tuple[Lane, int]], Aggregates]:
+    """The sums of frames whose records lie one behind the other; a dead letter has none."""
+    given = [(row.batch, row.head.lane, row.head.frame_no) for row in frames if row.batch is not None]
+    named = [(lane, frame_no) for _, lane, frame_no in given]
+    return named, aggregator.take_all(given, records)
 
 
 def _first_seqs(table: pa.Table) -> dict[tuple[int, int], int]:

@@ -6,6 +6,7 @@ a partition, the embedded broker is a new one, the watchdog). 1: crashed. 2: som
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -43,6 +44,10 @@ INSERT_GRACE_S: Final = 10
 SAY_S: Final = 0.5
 LOOK_S: Final = 0.1
 
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+"""Objects that come into being before young ones are looked through, and so on. Detectors keep many small ones, none of which
+point in a circle: with Python's own 700 the search for such took half of a detector's time."""
+
 PAGES_KEPT_MS: Final = 10_000
 """Unused memory goes back to the system after so long."""
 
@@ -56,6 +61,8 @@ def run(home: Home, config: Config, *, slot: str, metrics_port: int = 0) -> int:
                           ("clickhouse_connect", logging.ERROR), ("urllib3", logging.ERROR)):  # fmt: skip
         logging.getLogger(chatty).setLevel(level)
     _prepare_arrow()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     lock: Lock | None = None
     if embedded_broker(config):
         # it cannot rebalance, so a second worker would read everything again and fence the first
