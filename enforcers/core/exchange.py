@@ -71,6 +71,8 @@ class Desk:
         self.obeyed = obeyed
         self.append = append
         self.boot = boot
+        self.span_front = (boot & 0xFFFF_FFFF).to_bytes(4, "big")
+        """What the span of each call begins with."""
         self.waiting: deque[Record] = deque()
         """Effects for which there was no room yet, oldest first."""
 
@@ -122,7 +124,7 @@ class Exchange:
     def span(self) -> bytes:
         """8 bytes that stand for this call in the trace, and go upstream as its parent: the low halves of its door's boot
         (which is random) and of its seq. Never zero."""
-        return (self._desk.boot & 0xFFFF_FFFF).to_bytes(4, "big") + (self.seq & 0xFFFF_FFFF).to_bytes(4, "big")
+        return self._desk.span_front + (self.seq & 0xFFFF_FFFF).to_bytes(4, "big")
 
     # -- before it acts ----------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
 def new_trace(mint: bytes) -> Trace:
     """A trace that begins here."""
-    return Trace(mint, _NOBODY, _NEW_FLAGS, False)
+    return tuple.__new__(Trace, (mint, _NOBODY, _NEW_FLAGS, False))
 
 
 def read_trace(headers: Iterable[tuple[bytes, bytes]], mint: bytes) -> Trace:
