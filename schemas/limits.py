@@ -143,7 +143,7 @@ TRACE_CALLS_MAX: Final = 2048
 """Calls of one trace that are put together. More are stored and counted; the trace is a gap then."""
 
 STITCH_GONE_MAX: Final = 1 << 20
-"""Traces that were put away and are still known to be so. One that is known no more begins anew if more of it comes, counted."""
+"""Traces that were put away and are still known to be so. One that is forgotten begins anew if more of it comes, counted."""
 
 STITCH_TEXT_BYTES_MAX: Final = 32 * MIB
 """Bytes of the chains that the traces in memory name. Reaching it: as STITCH_TRACES_MAX."""
@@ -156,7 +156,7 @@ LEAK_ITEMS_MAX: Final = 524_288
 LEAK_NAMES_MAX: Final = 1024
 LEAK_QUERIES_MAX: Final = 256
 """What the leak meter keeps: pairs of agent and domain, their distinct names and queries in all, and those of one pair.
-Reaching the first two: the pair used least lately makes room, counted; the last two: the names or queries of the fewest bits."""
+Reaching the first two: the pair used least lately makes room, counted; the last two: the names or queries of fewest bits."""
 
 FIRST_SEEN_PAIRS_MAX: Final = 65_536
 """Pairs of domain and agent whose days are kept. Reaching it: the domain used least lately makes room, counted."""

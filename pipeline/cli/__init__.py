@@ -6,10 +6,11 @@ how they are; `replay` feeds recorded calls through a host that `replayhost` sta
 shows how far it is; `policy` checks policy files, and says which are in force.
 
 What was recorded is asked for through `asking`: `calls` lists calls, and by `arrivals` follows them as they come; `chain`
-draws the operation that one belongs to, by `chainview` or as the page of `chainpage`, and guesses by `chaincause`; `explain` says what one means, in the
-words of `explained` and with its policies by `policytext`; `inventory` lists who and what was seen, `top` what goes on now;
-`sql` asks the store anything. What was noticed is listed by `findings`, and `finding` says what one means, what was done
-about it, or that it is false; `exceptions` are those that count as false, and `respond` says what rules did, or would have.
+draws the operation that one belongs to, by `chainview` or as the page of `chainpage`, and guesses by `chaincause`; `explain`
+says what one means, in the words of `explained` and with its policies by `policytext`; `inventory` lists who and what was
+seen, `top` what goes on now; `sql` asks the store anything. What was noticed is listed by `findings`, and `finding` says what
+one means, what was done about it, or that it is false; `exceptions` are those that count as false,
+and `respond` says what rules did, or would have.
 
 What changes for everybody goes to control, and `applied` says who obeys it: `agent` for who may act, `revoke` and `pause` for
 what must stop, `enrol` for enforcers and workers on other machines, `keys` for what control signs with, `audit` for who

@@ -49,8 +49,9 @@ def some(count: int, first: int = 1, noise: int = 0, agents: int = 7) -> list[di
     dice = random.Random(first)
     text = "abcdefghijklmnopqrstuvwxyz0123456789"
     return [
-        record(n, agent=f"agent-{n % agents}", domain=f"d{n % 11}.example", host="".join(dice.choices(text, k=noise)) or "h.example",
-               credential=f"c{n % 5}", proof="secret", session=f"s-{n}")
+        record(n, agent=f"agent-{n % agents}", domain=f"d{n % 11}.example",
+               host="".join(dice.choices(text, k=noise)) or "h.example", credential=f"c{n % 5}", proof="secret",
+               session=f"s-{n}")
         for n in range(first, first + count)
     ]  # fmt: skip
 
