@@ -186,6 +186,7 @@ class Worker:
         self.pump = Pump(config, store=reach, voice=reach, keys=reach, generation=lambda: 1, slot=self.slot, tap=self.tap)
         self.consumer = Consumer(self)
         self.lookout = Lookout(config, slot=self.slot, servers="h:1", keys=reach, store=reach, flow=Flow(config),
+                               carrier=reach, sign=self.key.sign,
                                cases=lambda stored: self._cases(reach, stored, reach), make=self.world.make)  # fmt: skip
         self.lookout._consumer = lambda: self.consumer  # type: ignore[method-assign]
         self.pump.open({TP(CALLS, partition) for partition in self.partitions})

@@ -279,7 +279,7 @@ async def test_a_detector_that_fails_stops_neither_the_others_nor_the_record() -
     worker = await there.start()
     await there.feed(worker, frames(there, 40))
     await there.quiet(worker)
-    assert worker.lookout.defects == 2
+    assert worker.lookout.say()["defects"] == 2
     assert DENY_BURST in {f.detector for f in there.words}
     await there.end()
 

@@ -111,18 +111,26 @@ class Cases:
         while len(self._words) > WORDS_MAX:
             self._words.popitem(last=False)
 
-    async def file(self, findings: Sequence[Finding], again: Sequence[Finding] = (), part: Sequence[Finding] = ()) -> None:
+    async def file(
+        self, findings: Sequence[Finding], again: Sequence[Finding] = (), part: Sequence[Finding] = (),
+        owns: Callable[[str], bool] = lambda agent: True,
+    ) -> list[Finding]:  # fmt: skip
         """Do everything about these words. `again` are stored already; what is to be done about them may not have been.
-        `part` is said by who may know less than who spoke last."""
+        `part` is said by who may know less than who spoke last.
+
+        `owns` says of which agents the risk is made here: of one agent one worker makes it, or two would say it twice. Returns
+        what is to be handed to the owners of the others.
+        """
         news = [*await self.keep(findings), *await self.keep(part, part=True)]
         told = [*news, *again]
         if not told:
-            return
+            return []
         await self._act(told)  # before the risk is made: what a detector is sure of does not wait for that
-        risks = await self.keep(await self._risks(told))
+        risks = await self.keep(await self._risks([one for one in told if owns(one.agent)]))
         await self._act(risks)
         for finding in (*told, *risks):
             self._wake(finding.agent, finding.id)
+        return [one for one in told if one.agent and not owns(one.agent)]
 
     async def _act(self, findings: Sequence[Finding]) -> None:
         if self._responder is not None and findings:

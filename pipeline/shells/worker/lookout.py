@@ -19,8 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,23 +28,20 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from pipeline.core.detect import detectors
-from pipeline.core.detect.aggregate import Aggregator, split
 from pipeline.core.detect.interface import Detector
-from pipeline.core.detect.words import JUDGED_DAYS
-from pipeline.core.intake import Check
-from pipeline.core.parcel import Parcel, parcel_worker, parse_parcel
-from pipeline.core.seen import Numbers, Seen, of_frames
+from pipeline.core.parcel import Parcel, make_parcels, parcel_worker, parse_parcel
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import MAX_POLL_S
 from pipeline.shells.worker.carrier import Flow
 from pipeline.shells.worker.cases import Cases
+from pipeline.shells.worker.parts import Part, Rebuild
 from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.ports import Carries, LookoutStore, WorkerKeys
 from pipeline.shells.worker.registry import STOP_S
 from schemas.config import Config
 from schemas.egress import SUBJECTS, subject_partition
 from schemas.errors import FrameFault, WardlineError
-from schemas.findings import Finding, parse_finding
-from schemas.frame import Lane
+from schemas.findings import FINDING_SCHEMA, Finding, finding_row, parse_finding
 from schemas.links import embedded_broker, first_line, kafka_security, stop_client
 from schemas.topics import Topics
 
@@ -73,65 +69,13 @@ DEFECT_S: Final = 30.0
 QUIET_S: Final = 5.0
 
 
-class LookoutStore(Protocol):
-    """What is needed of `past`, beside what `cases` needs."""
-
-    def frames(self, since_s: int) -> dict[Lane, Numbers]:
-        """The frames of every lane."""
-
-    def page(self, since_s: int, after: tuple[int, int, int]) -> pa.Table:
-        """The next records of calls."""
-
-    def lately(self, since_s: int, most: int) -> list[Finding]:
-        """The newest findings."""
-
-
-class WorkerKeys(Protocol):
-    """What is needed of `registry`."""
-
-    async def ready(self) -> None:
-        """Returns once control was heard."""
-
-    def worker_key(self, worker: str) -> Check | None:
-        """The key by which a worker's aggregates count."""
-
-    async def caught_up(self) -> bool:
-        """Wait until everything that control has said by now is known here; False when that cannot be had in time."""
-
-
-@dataclass(slots=True)
-class Part:
-    """One partition of ours."""
-
-    detectors: list[Detector]
-    seen: Seen = field(default_factory=Seen)
-    ready: bool = False
-
-
-@dataclass(slots=True)
-class Rebuild:
-    """Partitions whose detectors are made again, and how far that is."""
-
-    parts: dict[int, Part]
-    since_s: int
-    frames: Mapping[Lane, Numbers]
-    began: float
-    aggregator: Aggregator = field(default_factory=Aggregator)
-    after: tuple[int, int, int] = (0, 0, 0)
-    words: dict[str, Finding] = field(default_factory=dict)
-    records: int = 0
-    latest_us: int = 0
-    """The latest call."""
-    spilt: bool = False
-    """Whether words were filed before the end."""
-
-
 class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
     """One for a worker. All methods run on the event loop; detectors in a thread of their own."""
 
     def __init__(
         self, config: Config, *, slot: str, servers: str, keys: WorkerKeys, store: LookoutStore,
-        cases: Callable[[Callable[..., Any]], Cases], flow: Flow, make: Callable[[], Sequence[Detector]] = detectors,
+        cases: Callable[[Callable[..., Any]], Cases], flow: Flow, carrier: Carries, sign: Callable[[bytes], bytes],
+        make: Callable[[], Sequence[Detector]] = detectors,
     ) -> None:  # fmt: skip
         self._config = config
         self._slot = slot
@@ -139,6 +83,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self._keys = keys
         self._store = store
         self._flow = flow
+        self._carrier = carrier
+        self._sign = sign
         self._make = make
         self._embedded = embedded_broker(config)
         self._topic = Topics(config.kafka.prefix).egress
@@ -152,7 +98,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self.lag = 0
         """Messages that have not been taken, as far as the last fetch knows."""
         self.defects = 0
-        """Errors of detectors that nobody foresaw."""
+        """Errors that nobody foresaw, those of detectors left out."""
         self.calls = 0
         """Calls that the detectors of agents have taken since the start, rebuilds left out."""
 
@@ -177,7 +123,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         return {
             "partitions": sorted(q for q, part in self._parts.items() if part.ready),
             "rebuilding": sorted(rebuild.parts) if rebuild is not None else [], "lag": self.lag, "calls": self.calls,
-            "findings": self._cases.filed, "evicted": evicted.total(), "defects": self.defects,
+            "findings": self._cases.filed, "evicted": evicted.total(),
+            "defects": self.defects + sum(part.defects for part in list(self._parts.values())),
         }  # fmt: skip
 
     # -- following ---------------------------------------------------------------------------------------------------
@@ -291,7 +238,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                 words += said[0]
                 handed += said[1]
             # once for all partitions: what is filed is some questions to the store, however much it is
-            await self._cases.file(words, handed)
+            await self._file(words, handed)
             self._patience.progress_at = time.monotonic()
             for partition, messages in ours.items():
                 end = messages[-1].offset + 1
@@ -348,23 +295,10 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self.calls += int(pc.sum(rows["agent"]["calls"]).as_py() or 0)
         words: list[Finding] = []
         for subject, table in rows.items():
-            words += self._ask(part, subject, table)
+            words += part.ask(subject, table)
         for subject, table in rows.items():
             metrics.LOOKED.labels(subject).inc(int(pc.sum(table["calls"]).as_py() or 0))
         return words, handed
-
-    def _ask(self, part: Part, subject: str, rows: pa.Table) -> list[Finding]:
-        """Have the detectors of a subject take rows. One that fails is asked no more until the next start: the others go on."""
-        words: list[Finding] = []
-        for detector in [one for one in part.detectors if one.subject == subject and rows.num_rows]:
-            try:
-                words += detector.take(rows)
-            except Exception:
-                part.detectors.remove(detector)
-                self.defects += 1
-                metrics.DEFECTS.labels(detector.name).inc()
-                log.exception("a defect: the detector `%s` takes nothing more until this worker starts again", detector.name)
-        return words
 
     def _parcel(self, data: bytes) -> Parcel | None:
         check = self._keys.worker_key(parcel_worker(data))
@@ -409,22 +343,23 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         since_s = int(time.time()) - self._config.detect.lookback_days * 86_400
         frames = await self._patience.persist("stored frames", self._store.frames, since_s)
         log.info("partitions %s of aggregates are ours: %d lanes are read again", sorted(fresh), len(frames))
-        return Rebuild(parts=fresh, since_s=since_s, frames=frames, began=time.monotonic())
+        partitions = self._config.kafka.partitions
+        return Rebuild(parts=fresh, partitions=partitions, since_s=since_s, frames=frames, began=time.monotonic())
 
     async def _read(self, rebuild: Rebuild) -> None:
         page = await self._patience.persist("records", self._store.page, rebuild.since_s, rebuild.after)
         if page.num_rows:
-            await self._in_thread(lambda: self._sum(rebuild, page))
+            await self._in_thread(lambda: rebuild.sum(page))
             if len(rebuild.words) > WORDS_MAX:
                 words, rebuild.words = list(rebuild.words.values()), {}
                 rebuild.spilt = True
-                await self._cases.file([], part=words)
+                await self._file([], part=words)
             return
         again = await self._patience.persist("findings", self._store.lately, int(time.time()) - AGAIN_S, AGAIN_MAX)
-        whole, part_words = self._words(rebuild, again)
-        partitions = self._config.kafka.partitions
-        mine = [one for one in again if subject_partition(one.agent, partitions) in rebuild.parts]
-        await self._cases.file(whole, mine, part_words)
+        whole, part_words = rebuild.words_of(again)
+        # those of agents of ours, and those that we hand to whoever has theirs
+        mine = [one for one in again if rebuild.owns(one.agent) or rebuild.said(one)]
+        await self._file(whole, mine, part_words)
         for part in rebuild.parts.values():
             part.seen.begin(rebuild.frames)
             part.ready = True
@@ -432,44 +367,19 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                  time.monotonic() - rebuild.began)  # fmt: skip
         self._rebuild = None
 
-    def _words(self, rebuild: Rebuild, lately: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
-        """What the rebuild says: words of detectors that know everything, and of those that had to let something go.
-
-        What was stored lately and does not hold by all that is known now is taken back: whoever said it died before he heard of
-        the call that says otherwise.
-        """
+    async def _file(self, words: Sequence[Finding], again: Sequence[Finding] = (), part: Sequence[Finding] = ()) -> None:
         partitions = self._config.kafka.partitions
-        lossy = {
-            detector.name for part in rebuild.parts.values() for detector in part.detectors if detector.evicted
-        }  # fmt: skip
-        words = list(rebuild.words.values())
-        kinds = {one.name: one.subject for part in rebuild.parts.values() for one in part.detectors}
-        judged_us = rebuild.latest_us - JUDGED_DAYS * 86_400_000_000
-        for one in lately:
-            subject = getattr(one, kinds.get(one.detector, ""), "")
-            if (
-                subject and subject_partition(subject, partitions) in rebuild.parts and not one.withdrawn and not rebuild.spilt
-                and one.id not in rebuild.words and one.detector not in lossy and one.time_us >= judged_us
-            ):  # fmt: skip
-                words.append(replace(one, withdrawn=True))
-        whole = [one for one in words if one.detector not in lossy]
-        return whole, [one for one in words if one.detector in lossy]
-
-    def _sum(self, rebuild: Rebuild, page: pa.Table) -> None:
-        last = page.slice(page.num_rows - 1)
-        rebuild.after = (last["boot"][0].as_py(), last["call_seq"][0].as_py(), last["seq"][0].as_py())
-        kept = of_frames(page, rebuild.frames)
-        rows = page if kept.all() else page.filter(pa.array(kept))
-        rebuild.records += rows.num_rows
-        rebuild.latest_us = max(rebuild.latest_us, pc.max(page["time"].cast(pa.int64())).as_py())
-        metrics.REBUILT.inc(rows.num_rows)
-        if not rows.num_rows:
-            return
-        sums = rebuild.aggregator.rebuild(rows)
-        for subject in SUBJECTS:
-            for partition, table in split(sums.of(subject), subject, self._config.kafka.partitions):
-                if (part := rebuild.parts.get(partition)) is not None:
-                    rebuild.words |= {word.id: word for word in self._ask(part, subject, table)}
+        others = await self._cases.file(
+            words, again, part, owns=lambda agent: subject_partition(agent, partitions) in self._parts
+        )
+        owners: dict[int, list[dict[str, Any]]] = {}
+        for one in others:
+            owners.setdefault(subject_partition(one.agent, partitions), []).append(finding_row(one, self._slot))
+        if owners:
+            # a crash before this: they are handed on by the rebuild, which finds them stored lately
+            tables = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
+            messages = await self._in_thread(lambda: make_parcels([], {}, tables, partitions, self._slot, self._sign))
+            await self._carrier.carry(messages, self._patience.closing)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,5 +1,6 @@
 """What the pump needs of the others, so that a test or a simulation can stand in for each."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,8 +10,10 @@ import pyarrow as pa
 from pipeline.core.detect.aggregate import Aggregates
 from pipeline.core.intake import Check
 from pipeline.core.rows import FrameRow
+from pipeline.core.seen import Numbers
 from pipeline.core.stitch.stitcher import Stitched
 from pipeline.shells.worker.sink import Taken
+from schemas.findings import Finding
 from schemas.frame import Lane
 
 
@@ -60,7 +63,7 @@ class Looks(Protocol):
         """When something was last finished there, or somebody else was seen to be what stands still (monotonic seconds)."""
 
     def begin(self, partition: int) -> None:
-        """A partition is ours from now on."""
+        """A partition is ours from now on, in which something is stored."""
 
     def close(self) -> None:
         """Give up what is tried in vain."""
@@ -73,6 +76,17 @@ class Looks(Protocol):
 
     async def tell(self, reading: Reading) -> None:
         """Say what is in a batch that is stored."""
+
+
+class Carries(Protocol):
+    """What tap and lookout need of `carrier`."""
+
+    @property
+    def waits_for(self) -> str:
+        """Why something is not sent."""
+
+    async def carry(self, messages: Sequence[tuple[int, bytes]], closing: asyncio.Event) -> None:
+        """Send (partition, message)."""
 
 
 class Keys(Protocol):
@@ -90,6 +104,32 @@ class Keys(Protocol):
 
     def former_of(self, host: str) -> Check | None:
         """The key of a host that was removed."""
+
+    async def caught_up(self) -> bool:
+        """Wait until everything that control has said by now is known here; False when that cannot be had in time."""
+
+
+class LookoutStore(Protocol):
+    """What the lookout needs of `past`, beside what `cases` needs."""
+
+    def frames(self, since_s: int) -> dict[Lane, Numbers]:
+        """The frames of every lane."""
+
+    def page(self, since_s: int, after: tuple[int, int, int]) -> pa.Table:
+        """The next records of calls."""
+
+    def lately(self, since_s: int, most: int) -> list[Finding]:
+        """The newest findings."""
+
+
+class WorkerKeys(Protocol):
+    """What the lookout needs of `registry`."""
+
+    async def ready(self) -> None:
+        """Returns once control was heard."""
+
+    def worker_key(self, worker: str) -> Check | None:
+        """The key by which a worker's aggregates count."""
 
     async def caught_up(self) -> bool:
         """Wait until everything that control has said by now is known here; False when that cannot be had in time."""

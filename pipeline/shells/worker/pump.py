@@ -267,7 +267,7 @@ class Pump:
         taken = await self._patience.persist(f"take-over of partition {partition}", self._store.take_over, partition)
         self._epochs[partition] = taken.epoch
         self._ledger.take(partition, taken.lanes, taken.dead)
-        if self._tap is not None:
+        if self._tap is not None and taken.lanes:
             self._tap.begin(partition)
         newest = sorted(self._ledger.lanes(partition), key=lambda lane: lane.host_boot)[-LANES_SAID_MAX:]
         for lane in newest:

@@ -31,7 +31,7 @@ from pipeline.core.stitch.stitcher import COLUMNS, Stitched, Stitcher
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.cases import Cases
 from pipeline.shells.worker.patience import Given, Patience
-from pipeline.shells.worker.ports import Reading
+from pipeline.shells.worker.ports import Carries, Reading
 from schemas.config import Config
 from schemas.egress import SUBJECTS, subject_partition
 from schemas.findings import FINDING_SCHEMA, Finding, finding_row
@@ -85,17 +85,6 @@ class TapStore(Protocol):
         """Store what is known of traces."""
 
 
-class Carries(Protocol):
-    """What is needed of `carrier`."""
-
-    @property
-    def waits_for(self) -> str:
-        """Why something is not sent."""
-
-    async def carry(self, messages: Sequence[tuple[int, bytes]], closing: asyncio.Event) -> None:
-        """Send (partition, message)."""
-
-
 class Tap:
     """One for all partitions of a worker. What takes time runs in a thread of its own, on a connection of its own."""
 
@@ -131,7 +120,7 @@ class Tap:
     # -- what the pump calls -----------------------------------------------------------------------------------------
 
     def begin(self, partition: int) -> None:
-        """A partition is ours from now on."""
+        """A partition is ours from now on, in which something is stored."""
         self._fresh.add(partition)
 
     def close(self) -> None:

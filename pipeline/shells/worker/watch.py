@@ -47,7 +47,7 @@ class Watch:
         )
         self.lookout = Lookout(
             config, slot=slot, servers=servers, keys=registry, store=books["lookout"],
-            cases=cases("lookout", self.responder), flow=flow,
+            cases=cases("lookout", self.responder), flow=flow, carrier=self._carrier, sign=key.sign,
         )  # fmt: skip
 
     def jobs(self) -> tuple[Coroutine[Any, Any, None], ...]:
