@@ -125,8 +125,12 @@ class Kept:
         return str(row["grade"]) if row else "none"
 
     def edge(self, one: Made) -> tuple[str, str, tuple[str, ...], str]:
-        """Parent's id, assurance, effective chain and grade of a call."""
-        row = next(row for (_, boot, seq), row in self.edges.items() if (boot, seq) == (one.boot, one.seq))
+        """Parent's id, assurance, effective chain and grade of a call; of one in a trace without edges, what it says itself."""
+        found = (row for (_, boot, seq), row in self.edges.items() if (boot, seq) == (one.boot, one.seq))
+        if (row := next(found, None)) is None:
+            (trace_id,) = {record["trace_id"] for record in one.records}
+            assert trace_id in self.traces
+            return "", "", tuple(one.records[0]["chain"].split(SEPARATOR)), "complete"
         parent = call_id(row["parent_boot"], row["parent_seq"]) if row["parent_seq"] else ""
         return parent, row["assurance"], tuple(row["chain"]), row["grade"]
 

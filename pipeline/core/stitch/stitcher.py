@@ -248,7 +248,10 @@ class Stitcher:
         wrong[judged.calls.trace[judged.cause != 0]] = True
         shown = (many > 1) | ((many == 1) & (wrong | (unseen > 0)))
         mark = said(judged)
-        rows = np.flatnonzero(shown[judged.calls.trace] & (book.said[places] != mark))
+        # where no call caused another and each is right, the calls themselves say all that rows of edges would
+        tells = unseen > 0
+        tells[judged.calls.trace[(judged.parent >= 0) | (judged.cause != 0) | (book.said[places] != 0)]] = True
+        rows = np.flatnonzero((shown & tells)[judged.calls.trace] & (book.said[places] != mark))
         book.said[places[rows]] = mark[rows]
         yield Stitched(
             traces=trace_table(judged, facts, np.flatnonzero(shown), book.per_trace_max),

@@ -8,8 +8,8 @@ applied it.
 
 `watch` puts together what looks at the calls: the `tap` at each batch, the `carrier` that takes its sums to the `lookout`,
 `parts` for the detectors of a partition, `past` for what is read and written, and `cases` where findings are filed. What rules
-say of them the `responder` has revoked, and it asks `answered` what was done before. `watchdog` ends a worker that lives but does not move;
-`metrics` are its figures.
+say of them the `responder` has revoked, and it asks `answered` what was done before. `watchdog` ends a worker that lives but
+does not move; `metrics` are its figures.
 """
 
 from pipeline.shells.worker.work import run
