@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.detect import Detector, detectors
-from pipeline.shells.worker import lookout, patience
+from pipeline.shells.worker import lookout, patience, tap
 from schemas.findings import DENY_BURST, FIRST_SEEN, LEAK, RISK, SECOND_HOLDER
 from schemas.frame import Frame
 from schemas.records import Kind, Verdict
-from tests.support.frames import Host, Record, effect, record
+from tests.support.frames import BOOT, Host, Record, effect, record
+from tests.support.stitching import span_of
 from tests.support.watching import World
 
 DAY_US = 86_400_000_000
@@ -91,6 +92,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "RETRY_S", 0.005)
     monkeypatch.setattr(patience, "RETRY_MAX_S", 0.01)
     monkeypatch.setattr(lookout, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(tap, "SETTLE_S", 0.01)
 
 
 async def plainly(size: int = 40, seed: int = 0, **changes: Any) -> World:
@@ -145,7 +147,7 @@ def frames_again(there: World) -> list[tuple[int, Frame]]:
     return frames(there, 40)
 
 
-STEPS = ("insert", "traces", "publish", "findings", "act", "commit")
+STEPS = ("insert", "publish", "findings", "act", "commit")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -256,6 +258,25 @@ async def test_a_frame_that_was_stored_and_not_said_is_said_with_the_bytes_of_th
 
 def began_trace() -> bytes:
     return bytes(record(1)["trace_id"])
+
+
+@script
+async def test_traces_that_a_worker_died_with_are_written_by_the_next_one() -> None:
+    there = world()
+    trace, parent = b"t" * 16, span_of(BOOT, 1)
+    first = there.host.frame([record(1, trace_id=trace)])
+    second = there.host.frame([record(2, trace_id=trace, parent_span=parent, time=START_US)])
+    worker = await there.start()
+    worker.jobs[1].cancel()  # the tap's clock, which would write them
+    await there.feed(worker, [(0, first), (0, second)])
+    await worker.end()
+    assert there.edges == []
+    again = await there.start()
+    await there.feed(again, [(0, there.host.frame(1))])
+    await again.until(lambda: there.edges)
+    rows = pa.concat_tables(there.edges).to_pylist()
+    assert {(row["seq"], row["parent_seq"], row["assurance"]) for row in rows} >= {(2, 1, "observed")}
+    await there.end()
 
 
 class Broken:

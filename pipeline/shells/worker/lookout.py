@@ -56,7 +56,7 @@ MESSAGES_MAX: Final = 64
 """Messages that are taken at once: 56 MiB at most."""
 
 FETCH_BYTES: Final = 4 << 20
-EMBEDDED_FETCH_WAIT_MS: Final = 20
+EMBEDDED_FETCH_WAIT_MS: Final = 50
 
 AGAIN_S: Final = 86_400
 AGAIN_MAX: Final = 10_000

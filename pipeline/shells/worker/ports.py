@@ -77,6 +77,9 @@ class Looks(Protocol):
     async def tell(self, reading: Reading) -> None:
         """Say what is in a batch that is stored."""
 
+    async def finish(self) -> None:
+        """Write what is left to write."""
+
 
 class Carries(Protocol):
     """What tap and lookout need of `carrier`."""

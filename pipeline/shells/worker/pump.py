@@ -158,6 +158,8 @@ class Pump:
             if len(self._batch) and not self._ended.done():
                 self._start()
                 await self._landed()
+            if self._tap is not None and not self._ended.done():
+                await self._guarded(self._tap.finish())
 
     # -- what the process calls --------------------------------------------------------------------------------------
 

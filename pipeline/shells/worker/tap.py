@@ -2,11 +2,11 @@
 
     a partition is new          what is stored of its traces and open calls is taken in again, before its first batch
     batch, while it is stored   stitched, and summed up by agent, credential and domain
-    its rows are stored         rows of traces and edges; findings on chains; then the aggregates go to `egress`, and only when
-                                the broker has them are the batch's offsets acknowledged
+    its rows are stored         findings on chains; then the aggregates go to `egress`, and only when the broker has them are
+                                the batch's offsets acknowledged
     a frame that was stored     by whoever had the partition before: perhaps he died before he said what is in it, so its
     already is read again       aggregates go out again, made of the same records; whoever has taken them knows
-    now and then                traces that have been quiet settle
+    each second                 rows of traces and edges; traces that have been quiet settle
 
 What is kept here is bounded and is nobody's evidence: it is made of stored records, and made again by whoever comes next.
 """
@@ -58,7 +58,10 @@ TORN_MAX: Final = 5_000
 """Traces that are read back at a time: records came of them after they had made room. The rest come with their next record."""
 
 SETTLE_S: Final = 1.0
-"""How often traces are asked whether they have settled."""
+"""How often traces are written, and asked whether they have settled."""
+
+UNWRITTEN_MAX: Final = 100_000
+"""Rows of traces and edges that wait to be written. Reaching it: the batch waits for them."""
 
 
 class TapStore(Protocol):
@@ -101,6 +104,7 @@ class Tap:
         self._stitcher = Stitcher(key=secrets.randbits(64))
         self._fresh: set[int] = set()
         self._torn: set[bytes] = set()
+        self._unwritten: list[Stitched] = []
         self._looks_back_s = config.detect.lookback_days * DAY_S
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tap")
@@ -131,6 +135,7 @@ class Tap:
         """Forget everything: the partitions are perhaps another's from now on."""
         async with self._turn:
             self._fresh.clear()
+            self._unwritten.clear()
             await self._in_thread(self._forget)
         self._patience.closing.clear()
 
@@ -154,6 +159,13 @@ class Tap:
         """Say what is in a batch that is stored. Raises as `read`."""
         async with self._turn:
             await self._say(reading)
+            if sum(one.traces.num_rows + one.edges.num_rows for one in self._unwritten) > UNWRITTEN_MAX:
+                await self._write()
+
+    async def finish(self) -> None:
+        """Write what is known of traces."""
+        async with self._turn:
+            await self._write()
 
     # -- what the process calls --------------------------------------------------------------------------------------
 
@@ -185,6 +197,7 @@ class Tap:
             return said
 
         await self._say(Reading(stitched=await self._in_thread(work)))
+        await self._write()
         self._count()
 
     async def _say(self, reading: Reading) -> None:
@@ -192,10 +205,8 @@ class Tap:
         self._torn.update(trace for one in reading.stitched for trace in one.wanted)
         # a crash behind this: they are stored; the traces are made again of their records, and say the same
         await self._cases.keep(found, part=True)
-        said = await asyncio.gather(self._keep(reading.stitched), self._send(reading, found), return_exceptions=True)
-        for fault in said:
-            if fault is not None:
-                raise fault
+        await self._send(reading, found)
+        self._unwritten += [one for one in reading.stitched if one.traces.num_rows or one.edges.num_rows]
 
     def _forget(self) -> None:
         self._aggregator = Aggregator()
@@ -264,11 +275,15 @@ class Tap:
         await self._in_thread(take)
         metrics.UNHEARD.inc(len(rows))
 
-    async def _keep(self, stitched: Sequence[Stitched]) -> None:
-        for one in stitched:
-            if one.traces.num_rows or one.edges.num_rows:
-                # a crash behind this: they are stored; the same rows again replace them
-                await self._patience.persist("traces", self._store.keep_traces, one.traces, one.edges)
+    async def _write(self) -> None:
+        """Write rows of traces and edges. A batch does not wait for them: who comes after a crash makes them of its records."""
+        if not self._unwritten:
+            return
+        traces = pa.concat_tables([one.traces for one in self._unwritten])
+        edges = pa.concat_tables([one.edges for one in self._unwritten])
+        self._unwritten.clear()
+        # a crash behind this: they are stored; the same rows again replace them
+        await self._patience.persist("traces", self._store.keep_traces, traces, edges)
 
     async def _send(self, reading: Reading, found: Sequence[Finding]) -> None:
         messages = await self._in_thread(lambda: self._messages(reading, found))
