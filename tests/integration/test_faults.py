@@ -57,6 +57,7 @@ def finish(home: Wardline, expected: list[Line]) -> None:
     assert_recorded(home, expected)
 
 
+@pytest.mark.soak
 def test_each_process_of_the_embedded_default_is_killed_in_turn(wardline: Wardline, tenth: Path) -> None:
     ready(wardline)
     names = ("work-1", "replay-1", "store", "broker", "enforce-1")
@@ -113,6 +114,7 @@ def test_a_second_worker_under_the_same_slot_makes_one_of_them_leave(
     assert movement.worst < STALL_S
 
 
+@pytest.mark.soak
 def test_everything_restarts_and_goes_on(wardline: Wardline, tmp_path: Path) -> None:
     """The embedded broker's offsets start at 0 again: nothing may be taken for a duplicate because of its offset."""
     first = every(agentdojo_calls(), 137, tmp_path / "first.jsonl")

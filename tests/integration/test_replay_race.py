@@ -124,6 +124,7 @@ def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boarded]:
         yield made
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("host", [100_000], indirect=True)
 def test_a_change_that_races_with_a_hundred_thousand_decisions_is_never_lost(host: Boarded) -> None:
     rng = random.Random(4)

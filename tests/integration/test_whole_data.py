@@ -122,6 +122,7 @@ def write(lines: Iterable[str], out: Path) -> Path:
     return out
 
 
+@pytest.mark.soak
 def test_some_of_the_web_logs_and_of_agentdojo(wardline: Wardline, tmp_path: Path) -> None:
     whole = tmp_path / "web.jsonl"
     assert weblogs.main([str(data_folder()), str(whole)]) == 0

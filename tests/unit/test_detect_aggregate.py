@@ -136,12 +136,14 @@ def test_a_partition_gets_the_rows_and_texts_of_its_subjects_alone() -> None:
 
 
 def totals(tables: list[Aggregates]) -> list[Counter[Any]]:
-    """Sums over all frames, by everything but frame and first call."""
+    """Sums over all frames, by everything but frame, first call and task: bytes stand beside the decision, with its task, where
+    they came in its frame, and alone where they came in another."""
     found = []
     for subject, values in (("agent", ("calls", "denied", "bytes_out", "bytes_in")), ("credential", ("calls",)),
                             ("domain", ("calls", "writes", "denied", "bytes_out"))):  # fmt: skip
         sums: Counter[Any] = Counter()
-        left = {"lane_host", "lane_boot", "lane_partition", "frame_no", "call_boot", "call_seq", "time", "first", "last"}
+        left = {"lane_host", "lane_boot", "lane_partition", "frame_no", "call_boot", "call_seq", "time", "first", "last",
+                "task"}
         for made in tables:
             for row in plain(made.of(subject)):
                 for value in values:

@@ -158,6 +158,7 @@ def test_a_folder_without_runs_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert agentdojo.main([]) == 2
 
 
+@pytest.mark.soak
 @pytest.mark.data
 def test_every_call_of_agentdojo_is_a_line(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"

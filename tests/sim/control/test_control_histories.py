@@ -8,9 +8,8 @@ from collections import Counter
 import pytest
 
 from tests.sim.control.world import World
-from tests.sim.telling import BLOCK, BLOCKS, SEEDS, outcome, tell, told_elsewhere
+from tests.sim.telling import BLOCK, BLOCKS, QUICK, SEEDS, outcome, tell, told_elsewhere
 
-SEEDS_OF_CORNERS = 400
 
 KINDS = {
     # control, its journal and its producer
@@ -58,7 +57,7 @@ def test_one_seed_tells_the_same_story_in_another_process() -> None:
 def test_every_kind_of_fault_comes_up() -> None:
     """A fault that never happens proves nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(SEEDS_OF_CORNERS):
+    for seed in range(QUICK):
         seen += outcome(World, seed)[1]
     assert set() == KINDS - seen.keys()
 
