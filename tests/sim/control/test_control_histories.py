@@ -10,7 +10,6 @@ import pytest
 from tests.sim.control.world import World
 from tests.sim.telling import BLOCK, BLOCKS, QUICK, SEEDS, outcome, tell, told_elsewhere
 
-
 KINDS = {
     # control, its journal and its producer
     "control died", "control died before a change was committed", "control died after a change was committed",
