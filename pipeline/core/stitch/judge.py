@@ -78,7 +78,7 @@ def judge(calls: Calls, whos: Mapping[int, Who], boots: Words, settled: Bytes) -
     ours = named_by_door(calls.parent, boots)
     cause[(parent < 0) & (cause == 0) & (calls.parent != 0) & (ours | (agents >= 2))] = Cause.MISSING
     first = _first(calls.trace, depth, len(settled))
-    _guess(calls, parent, assurance, cause, whos, first)
+    _guess(calls, parent, assurance, cause, whos, first, settled)
     depth = _cut(parent, assurance, cause)
     first = _first(calls.trace, depth, len(settled))
     chains, chain = _chains(calls, parent, depth, assurance, cause, mine, position, first, ours)
@@ -153,9 +153,11 @@ def _first(trace: Ints, depth: Ints, traces: int) -> Ints:
     return first
 
 
-def _guess(calls: Calls, parent: Ints, assurance: Bytes, cause: Bytes, whos: Mapping[int, Who], first: Ints) -> None:
-    """Give calls without a parent the one that time shows, in traces where more than one chain acts."""
-    asked = (parent < 0) & (cause == 0)
+def _guess(
+    calls: Calls, parent: Ints, assurance: Bytes, cause: Bytes, whos: Mapping[int, Who], first: Ints, settled: Bytes
+) -> None:
+    """Give calls without a parent the one that time shows, in traces that have settled and where more than one chain acts."""
+    asked = (parent < 0) & (cause == 0) & (settled[calls.trace] != 0)
     asked[first[first >= 0]] = False
     if not asked.any():
         return

@@ -281,8 +281,8 @@ class Stitcher:
         return worth
 
     def _dull(self, slots: npt.NDArray[np.int32]) -> Flags:
-        """Whether nothing can be wrong with them, nor one call be known to have caused another: all are made by one and for the
-        same principals, and none names a parent that should be here. Of such a trace nothing is said before it has settled."""
+        """Whether none of their calls names a parent that should be here: then no cause is known but by time, and what seems
+        wrong may still come right. Of such a trace nothing is said before it has settled."""
         book = self._book
         places, trace = book.gather(slots)
         begin = np.searchsorted(trace, np.arange(len(slots)))
@@ -291,7 +291,6 @@ class Stitcher:
         chained = np.array([self._whos.by_number[one].agents >= 2 if one else False for one in distinct.tolist()], bool)[which]
         asks = (parent != 0) & (chained | named_by_door(parent, self._boots))
         dull: Flags = (book.unseen[slots] == 0) & (self._offences[slots] == 0) & ~np.logical_or.reduceat(asks, begin)
-        dull &= np.minimum.reduceat(who, begin) == np.maximum.reduceat(who, begin)
         return dull
 
     def _findings(self, judged: Judged, facts: Facts, slots: npt.NDArray[np.int32]) -> Iterator[Finding]:
