@@ -22,6 +22,7 @@ from tests.support.home import Wardline, wait_until
 from tests.support.jobs import EXAMPLES, agentdojo_calls, assert_recorded, every, install_policies, judged
 
 
+@pytest.mark.soak
 @pytest.mark.data
 def test_a_disk_that_is_full_makes_everything_wait_and_nothing_die(tmp_path: Path) -> None:
     ours = ["unshare", "--mount", "--map-root-user"]

@@ -201,7 +201,7 @@ def each_line_once(home: Wardline, path: Path, lost_at_most: int) -> None:
     assert sum(found[0]["kind"] == Kind.LOST for found in ended.values()) <= lost_at_most
 
 
-@pytest.mark.parametrize(("seed", "each"), [(0, 1), (1, 4)])
+@pytest.mark.parametrize(("seed", "each"), [(0, 1), pytest.param(1, 4, marks=pytest.mark.soak)])
 def test_each_line_is_called_once_whatever_is_killed(home: Wardline, tmp_path: Path, seed: int, each: int) -> None:
     path = repeat(tmp_path / "calls.jsonl", 6)
     die_and_resume(home, path, 6000, random.Random(seed), kills=3, each=each)

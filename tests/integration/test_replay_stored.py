@@ -63,6 +63,7 @@ def test_a_run_is_stored_summed_up_and_not_done_twice(wardline: Wardline) -> Non
     assert calls(wardline) == (2000, 2000, 1000, 0)
 
 
+@pytest.mark.soak
 def test_doors_share_a_file_and_their_figures_are_added_up(wardline: Wardline, tmp_path: Path) -> None:
     path = repeat(tmp_path / "calls.jsonl", 3)
     with_policies(wardline).start_all(enforcers=0)
@@ -130,6 +131,7 @@ def test_an_enforcer_adopts_what_a_killed_replay_left(wardline: Wardline, tmp_pa
     assert calls(wardline) == (4000, 4000, 4000, 0)
 
 
+@pytest.mark.soak
 def test_a_full_spool_and_outbox_make_it_wait_and_nothing_is_refused_for_that(tmp_path: Path) -> None:
     limits = {"segment_bytes": 1 << 16, "spool_bytes": 1 << 18, "spool_reserved_bytes": 1 << 16, "outbox_bytes": 1 << 20}
     small = "\n".join(["[enforcer]", *(f"{name} = {value}" for name, value in limits.items())])

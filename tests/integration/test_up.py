@@ -125,6 +125,7 @@ def test_a_first_policy_set_that_is_wrong_permits_nothing_and_is_named_by_file_l
     assert wardline.sql("SELECT reason, count() FROM calls WHERE reason != 'no-permit' GROUP BY reason") == [("permit", 1000)]
 
 
+@pytest.mark.soak
 def test_what_was_decided_holds_after_everything_was_restarted_before_the_first_call(wardline: Wardline) -> None:
     """The embedded broker forgets everything, and is not asked for anything that control knows."""
     permit = '@id("all") permit (principal, action, resource);\n'

@@ -124,6 +124,7 @@ def test_a_worker_that_was_stopped_past_its_session_stores_nothing_more(site: Si
     load.check()
 
 
+@pytest.mark.soak
 def test_of_two_processes_with_one_slot_the_first_ends(site: Site, kafka: Kafka, tmp_path: Path) -> None:
     """On one machine a lock refuses it; on two, Kafka gives the slot to the later one, and the earlier leaves."""
     root = tmp_path / "home"
