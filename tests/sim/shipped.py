@@ -11,7 +11,7 @@ from ext.spool import SpoolWriter
 from pipeline.core import ledger as ledgers
 from pipeline.core.intake import Accepted, Dead, Duplicate, Judged, PutOff, judge
 from pipeline.core.ledger import Ledger
-from pipeline.shells.worker import entries, pump
+from pipeline.shells.worker import entries, notes, pump
 from tests.sim.disk import Disk
 from tests.sim.doors import Pen
 from tests.sim.rules import Truth
@@ -46,7 +46,7 @@ def enter(stack: ExitStack, story: Story, disk: Disk, truth: Truth, reads_less: 
                 truth.put_off.add((judged.lane, judged.frame_no))
         return judged
 
-    for module in (engine, doors, entries, pump):
+    for module in (engine, doors, entries, notes, pump):
         stack.enter_context(patch.object(module, "time", story.clock))
     stack.enter_context(patch.object(doors, "SpoolWriter", pen))
     stack.enter_context(patch.object(pump, "judge", spy))

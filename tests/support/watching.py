@@ -237,10 +237,10 @@ class Worker:
         for job in self.jobs:
             job.cancel()
         await asyncio.gather(*self.jobs, return_exceptions=True)
-        flight = self.pump._flight
-        if flight is not None:
-            flight.cancel()
-            await asyncio.gather(flight, return_exceptions=True)
+        for flight in (self.pump._flight, self.pump._telling):
+            if flight is not None:
+                flight.cancel()
+                await asyncio.gather(flight, return_exceptions=True)
         for thread in (self.pump._thread, self.tap._thread, self.lookout._thread):
             thread.shutdown()
 

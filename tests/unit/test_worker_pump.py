@@ -448,11 +448,11 @@ async def test_a_worker_that_is_stopped_stores_what_it_has_taken_in(bench: Bench
 
 @script()
 async def test_frontiers_become_rows_now_and_then_and_may_fail(bench: Bench) -> None:
-    bench.pump._noted_at = -1e9
+    bench.pump._notes._noted_at = -1e9
     bench.store.moods += [lambda: None, lambda: None, StoreAway("away")]
     await bench.take(bench.host.frame(2))
     await bench.until(lambda: bench.acked)
-    bench.pump._noted_at = -1e9
+    bench.pump._notes._noted_at = -1e9
     await bench.take(bench.host.frame(2))
     await bench.until(lambda: ("note", [2]) in bench.store.log)
 

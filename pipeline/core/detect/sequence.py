@@ -16,7 +16,7 @@ Only tools (`Tool::"server/tool"`) are looked at: the hosts of a web page come i
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -116,21 +116,9 @@ class Sequences:
             return []
         touched: dict[str, set[str]] = {}
         earlier: set[str] = set()
-        at = (-1, -1)
-        for who, what, which, many, seen in _groups(rows, wanted, agent[wanted], task[wanted], resource[wanted]):
-            name, called = names[who], tasks[what]
-            if not name or not called:
-                continue
-            if at != (who, what):  # groups of one task follow each other
-                at = who, what
-                state, one = self._task(name, called, seen[0])
-            if seen[0] < state.first_us:
-                state.first_us = seen[0]
-                earlier.add(name)
-            state.last_us = max(state.last_us, seen[1])
-            state.rows.add(seen[0] // DAY_US, many)
-            if self._note(one, tools[which], seen) or one.said is not None:
-                touched.setdefault(name, set()).add(called)
+        for one_agent in _by_agent(rows, wanted, agent[wanted], task[wanted], resource[wanted]):
+            if name := names[one_agent.agent]:
+                self._agent(name, one_agent, tasks, tools, touched.setdefault(name, set()), earlier)
         said = []
         for name in sorted(touched.keys() | earlier):
             if name not in self._agents:  # it has made room for another one of these
@@ -141,37 +129,48 @@ class Sequences:
         self._make_room()
         return said
 
-    def _task(self, name: str, task: str, first_us: int) -> tuple[_Agent, _Task]:
+    def _agent(
+        self, name: str, group: "_Group", tasks: Sequence[str], tools: Sequence[str], touched: set[str], earlier: set[str]
+    ) -> None:
+        """Note what is new of one agent's tasks. It is the loop that this detector spends its time in."""
         state = self._agents.get(name)
         if state is None:
-            state = self._agents[name] = _Agent(first_us, first_us)
-        one = state.tasks.get(task)
-        if one is None:
-            one = state.tasks[task] = _Task()
-            self._tasks[name, task] = None
-        self._tasks.move_to_end((name, task))
+            state = self._agents[name] = _Agent(group.first_us, group.first_us)
+        elif group.first_us < state.first_us:
+            state.first_us = group.first_us
+            earlier.add(name)
+        state.last_us = max(state.last_us, group.last_us)
         self._agents.move_to_end(name)
-        return state, one
-
-    def _note(self, task: _Task, tool: str, seen: list[int]) -> bool:
-        """Whether it is known now what was not."""
-        times = task.tools.get(tool)
-        if times is None and len(task.tools) >= self._tools_max:
-            self._evicted += 1
-            return False
-        task.began_us = min(task.began_us, seen[0])
-        if times is None:
-            task.tools[tool] = seen
-            return True
-        times[4] += seen[4]
-        changed = False
-        if seen[0] < times[0] or (seen[0] == times[0] and seen[2:4] < times[2:4]):
-            times[0], times[2], times[3] = seen[0], seen[2], seen[3]
-            changed = True
-        if seen[1] > times[1]:
-            times[1] = seen[1]
-            changed = True
-        return changed
+        for day, count in group.days:
+            state.rows.add(day, count)
+        known, queue, most = state.tasks, self._tasks, self._tools_max
+        at, task, one = -1, "", _Task()
+        for what, which, seen in group.tools:
+            if what != at:  # what belongs to one task follows each other
+                at, task = what, tasks[what]
+                if not task:
+                    continue
+                found = known.get(task)
+                if found is None:
+                    found = known[task] = _Task()
+                    queue[name, task] = None
+                else:
+                    queue.move_to_end((name, task))
+                one = found
+            elif not task:
+                continue
+            times = one.tools.get(tools[which])
+            if times is not None:
+                changed = _later(times, seen)
+            elif len(one.tools) < most:
+                one.tools[tools[which]] = seen
+                changed = True
+            else:
+                self._evicted += 1
+                continue
+            one.began_us = min(one.began_us, seen[0])
+            if changed or one.said is not None:
+                touched.add(task)
 
     def _own(self, name: str, state: _Agent, touched: Iterable[str]) -> set[str]:
         """Give each tool and pair of these tasks to the task that began first; returns the tasks to judge."""
@@ -237,26 +236,55 @@ class Sequences:
         return said
 
 
-def _groups(
-    rows: pa.Table, wanted: Ints, agent: Ints, task: Ints, resource: Ints
-) -> Iterator[tuple[int, int, int, int, list[int]]]:
-    """Agent, task and resource, how many rows they have, and of these the first and the last time, boot and seq of the first,
-    and the calls: by array, since a task's few calls are spread over as many rows."""
+def _later(times: list[int], seen: list[int]) -> bool:
+    """Take in what was seen of a tool later, in place; whether it says more than was known."""
+    times[4] += seen[4]
+    changed = False
+    if seen[0] < times[0] or (seen[0] == times[0] and seen[2:4] < times[2:4]):
+        times[0], times[2], times[3] = seen[0], seen[2], seen[3]
+        changed = True
+    if seen[1] > times[1]:
+        times[1] = seen[1]
+        changed = True
+    return changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The rows of one agent in a table."""
+
+    agent: int
+    first_us: int
+    last_us: int
+    days: list[tuple[int, int]]
+    """Rows of each day since 1970."""
+    tools: list[tuple[int, int, list[int]]]
+    """Task, tool, and of its rows the first and the last time, boot and seq of the first, and the calls; task by task."""
+
+
+def _by_agent(rows: pa.Table, wanted: Ints, agent: Ints, task: Ints, resource: Ints) -> Iterator[_Group]:
+    """By array, since a task's few calls are spread over as many rows."""
     time, calls = numbers(rows, "time")[wanted], numbers(rows, "calls")[wanted]
     boot, seq = (rows[name].to_numpy()[wanted] for name in ("call_boot", "call_seq"))
-    order = np.lexsort((seq, boot, time, resource, task, agent))
-    changes = np.ones(len(order), bool)
-    changes[1:] = False
-    for key in (agent, task, resource):
-        ordered = key[order]
-        changes[1:] |= ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(changes)
+    key = (agent * (task.max() + 1) + task) * (resource.max() + 1) + resource
+    order = np.lexsort((time, key))
+    same = (key[order][1:] == key[order][:-1]) & (time[order][1:] == time[order][:-1])
+    if same.any():  # of calls at one moment the first is the one with the lowest id
+        order = np.lexsort((seq, boot, time, key))
+    starts = np.flatnonzero(np.concatenate([[True], key[order][1:] != key[order][:-1]]))
     ends = np.append(starts[1:], len(order))
     low, high = order[starts], order[ends - 1]
-    keys = (agent[low], task[low], resource[low], ends - starts)
-    seen = (time[low], time[high], boot[low], seq[low], np.add.reduceat(calls[order], starts))
-    for who, what, which, many, *found in zip(*(column.tolist() for column in (*keys, *seen)), strict=True):
-        yield who, what, which, many, found
+    columns = (task[low], resource[low], time[low], time[high], boot[low], seq[low], np.add.reduceat(calls[order], starts))
+    told = [(what, which, seen) for what, which, *seen in zip(*(column.tolist() for column in columns), strict=True)]
+    many, days = ends - starts, time[low] // DAY_US
+    begins = np.flatnonzero(np.concatenate([[True], agent[low][1:] != agent[low][:-1]])).tolist()
+    for begin, end in zip(begins, [*begins[1:], len(low)], strict=True):
+        day, where = np.unique(days[begin:end], return_inverse=True)
+        counts = np.bincount(where, many[begin:end]).astype(np.int64)
+        yield _Group(
+            int(agent[low[begin]]), int(time[low[begin:end]].min()), int(time[high[begin:end]].max()),
+            list(zip(day.tolist(), counts.tolist(), strict=True)), told[begin:end],
+        )  # fmt: skip
 
 
 def _things(task: _Task) -> Iterable[Thing]:

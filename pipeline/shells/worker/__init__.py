@@ -3,8 +3,8 @@
 `work` is the process; `registry` follows control, to know whose frames count, and what it knows is `kept`; `app` is Faust as we
 need it, with the `consumer` that commits only what is done; `pump` takes each event, asks the core what it is and batches, with
 `ports` for what it needs of the others, `entries` for what waits in a batch and `patience` for a store that is away; `sink`
-writes a batch to ClickHouse; `herald` tells the hosts what is stored; `scribe` stores what control has said and `acks` who has
-applied it.
+writes a batch to ClickHouse, `notes` how far lanes are; `herald` tells the hosts what is stored; `scribe` stores what control
+has said and `acks` who has applied it.
 
 `watch` puts together what looks at the calls: the `tap` at each batch, the `carrier` that takes its sums to the `lookout`,
 `parts` for the detectors of a partition, `past` for what is read and written, and `cases` where findings are filed. What rules

@@ -10,8 +10,8 @@
     the store refuses                 again for `insert_timeout_s`, then this worker ends with 1
     fenced                            this worker ends with 75
 
-One batch is inserted while the next one fills. Nothing is acknowledged before its rows are stored, so a crash anywhere here
-costs a second reading and nothing else.
+One batch is inserted while the next one fills, and while the tap says what is in the one before. Nothing is acknowledged before
+its rows are stored and said, so a crash anywhere here costs a second reading and nothing else.
 """
 
 import asyncio
@@ -31,21 +31,18 @@ from pipeline.core.ledger import Ledger
 from pipeline.core.rows import FrameRow, Room, insert_table, insert_token
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.entries import Entries, Entry
+from pipeline.shells.worker.notes import Notes
 from pipeline.shells.worker.patience import Given, Patience
 from pipeline.shells.worker.ports import Keys, Looks, Reading, Store, Voice
-from pipeline.shells.worker.sink import Fenced, StoreAway, StoreRefuses
+from pipeline.shells.worker.sink import Fenced
 from schemas.config import Config
 from schemas.errors import OperatorFault, WardlineError
-from schemas.frame import Lane
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 LOOK_S: Final = 0.5
-NOTE_S: Final = 5.0
-"""How often frontiers become rows; they matter when old days are dropped, and to people."""
-
 LANES_SAID_MAX: Final = 1000
 """Lanes whose frontier is said once after a take-over, those of the newest hosts. Others are said when a frame comes."""
 
@@ -84,10 +81,12 @@ class Pump:
         self._open = asyncio.Event()
         self._filled = asyncio.Event()
         self._flight: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._untold = False
+        """Whether a batch was given up that is stored and not said: what comes behind it is not acknowledged either."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._room = Room()
-        self._moved: dict[Lane, int] = {}
-        self._noted_at = time.monotonic()
+        self._notes = Notes(store, slot, self._in_thread)
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._patience = Patience(self._in_thread, refused_s=self._config.insert_timeout_s)
         self.figures = metrics.Figures()
@@ -142,6 +141,8 @@ class Pump:
             self._tap.close()
         async with self._turn:
             await self._landed()
+            await self._told()
+            self._untold = False
             self._batch.cut()
             self._ledger.clear()
             self._next.clear()
@@ -158,6 +159,7 @@ class Pump:
             if len(self._batch) and not self._ended.done():
                 self._start()
                 await self._landed()
+            await self._told()
             if self._tap is not None and not self._ended.done():
                 await self._guarded(self._tap.finish())
 
@@ -186,8 +188,8 @@ class Pump:
         return await asyncio.shield(self._ended)
 
     def busy(self) -> bool:
-        """Whether an insert runs."""
-        return self._flight is not None
+        """Whether something is stored and not acknowledged yet."""
+        return self._flight is not None or (self._telling is not None and not self._telling.done())
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -309,19 +311,45 @@ class Pump:
         try:
             if table is not None:
                 await self._insert(table, frames, ingested_s, owned)
-            if self._tap is not None and looking is not None:
-                # a crash behind the insert: the frames are read again, and said again since this worker did not store them;
-                # one behind `tell`: likewise, and whoever hears it knows them
-                await self._tap.tell(await looking)
-        finally:
-            if looking is not None and not looking.done():
+            if looking is None:
+                await self._told()
+                await self._acknowledge(entries, frames)
+                return
+            await self._told()  # the batch before: two wait at most, and are acknowledged in their order
+            self._telling = asyncio.create_task(self._guarded(self._tell(looking, entries, frames)))
+        except BaseException:
+            if looking is not None:
                 looking.cancel()
+            raise
+
+    async def _tell(self, looking: "asyncio.Task[Reading]", entries: Sequence[Entry], frames: Sequence[FrameRow]) -> None:
+        """Have said what is in a stored batch, then acknowledge it.
+
+        A crash before: its frames are read again, and said by whoever did not store them. One behind `tell`: they are said
+        again, and whoever has heard it knows.
+        """
+        assert self._tap is not None
+        if self._untold:
+            raise Given
+        self._untold = True
+        await self._tap.tell(await looking)
+        self._untold = False
+        await self._acknowledge(entries, frames)
+
+    async def _told(self) -> None:
+        """Wait until the tap has said what it has to say of the last stored batch."""
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
+
+    async def _acknowledge(self, entries: Sequence[Entry], frames: Sequence[FrameRow]) -> None:
+        if self._untold:
+            raise Given
         for entry in entries:
             if entry.row is not None:
                 self._stored(entry.row)
             entry.event.ack()
         self._count(entries, frames)
-        await self._note()
+        await self._notes.write()
 
     def _look(
         self, table: pa.Table | None, frames: Sequence[FrameRow], entries: Sequence[Entry]
@@ -345,8 +373,9 @@ class Pump:
     def _stored(self, row: FrameRow) -> None:
         lane, dead = row.head.lane, row.digest if row.batch is None else None
         if self._ledger.stored(lane, row.head.frame_no, dead=dead):
-            self._moved[lane] = self._ledger.frontier(lane)
-            self._voice.say(lane, self._moved[lane])
+            frontier = self._ledger.frontier(lane)
+            self._notes.moved(lane, frontier)
+            self._voice.say(lane, frontier)
 
     def _count(self, entries: Sequence[Entry], frames: Sequence[FrameRow]) -> None:
         good = [row.batch.num_rows for row in frames if row.batch is not None]
@@ -360,23 +389,6 @@ class Pump:
                 self.figures.dead_letters += 1
                 self._voice.wake(entry.letter["digest"].hex())
         self._patience.progress_at = time.monotonic()
-
-    async def _note(self) -> None:
-        """Write how far lanes are, now and then. It may fail: the rows of the frames themselves say the same."""
-        if not self._moved or time.monotonic() - self._noted_at < NOTE_S:
-            return
-        self._noted_at = time.monotonic()
-        moved, self._moved = self._moved, {}
-        rows = [
-            {"partition": lane.partition, "enforcer": lane.host, "enforcer_boot": lane.host_boot, "frame_no": frame_no,
-             "stored": time.time_ns() // 1000, "worker": self._slot}
-            for lane, frame_no in moved.items()
-        ]  # fmt: skip
-        try:
-            await self._in_thread(lambda: self._store.note(rows))
-        except (StoreAway, StoreRefuses) as fault:
-            log.warning("frontier rows: %s", fault)
-            self._moved = moved | self._moved
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
