@@ -10,6 +10,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -174,6 +175,8 @@ class Worker:
     changes: Mapping[str, Any]
     dead: bool = False
     dies: str = ""
+    recalls_late: bool = False
+    """Whether the past is read only behind the next insert: then what is being stored is there already."""
     jobs: list["asyncio.Task[Any]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -320,6 +323,9 @@ class Reach:
 
     def recent(self, columns: Sequence[str], partitions: Sequence[int], since_s: int, most: int) -> tuple[pa.Table, int]:
         self._worker.alive()
+        inserts = self._world.log.count(f"{self._worker.slot} insert")
+        while self._worker.recalls_late and self._world.log.count(f"{self._worker.slot} insert") == inserts:
+            time.sleep(0.002)
         return self._world.of_calls(columns, lambda t: np.isin(t["partition"].to_numpy(), partitions)), 0
 
     def open_calls(self, partitions: Sequence[int], since_s: int, before_s: int) -> pa.Table:

@@ -256,6 +256,24 @@ async def test_a_frame_that_was_stored_and_not_said_is_said_with_the_bytes_of_th
     await there.end()
 
 
+@script
+async def test_a_frame_that_is_stored_while_the_past_is_read_back_is_no_past() -> None:
+    """Else its call would be known to have ended before its end is looked at, and no byte of it would count."""
+    there = world()
+    one = await there.start()
+    await there.feed(one, [(0, there.host.frame([record(1, agent="planner")]))])
+    await one.end()
+    before = sum(map(len, there.egress.values()))
+    two = await there.start()
+    two.recalls_late = True
+    there.offsets[0] = 1
+    await there.feed(two, [(0, there.host.frame([effect(2, 1, bytes_out=5_000, trace_id=began_trace())]))])
+    assert sum(map(len, there.egress.values())) > before
+    rows = pa.concat_tables([parcel.rows["agent"] for parcel in there.parcels()]).to_pylist()
+    assert {(row["agent"], row["calls"], row["bytes_out"]) for row in rows} == {("planner", 1, 10), ("planner", 0, 4_990)}
+    await there.end()
+
+
 def began_trace() -> bytes:
     return bytes(record(1)["trace_id"])
 
