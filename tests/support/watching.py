@@ -175,6 +175,8 @@ class Worker:
     changes: Mapping[str, Any]
     dead: bool = False
     dies: str = ""
+    steps: set[str] = field(default_factory=set)
+    """What it has done."""
     recalls_late: bool = False
     """Whether the past is read only behind the next insert: then what is being stored is there already."""
     jobs: list["asyncio.Task[Any]"] = field(default_factory=list)
@@ -208,6 +210,7 @@ class Worker:
     def at(self, step: str) -> None:
         """A step is over."""
         self.world.log.append(f"{self.slot} {step}")
+        self.steps.add(step)
         if self.dies == step:
             self.dead = True
             self.gone()
@@ -323,8 +326,7 @@ class Reach:
 
     def recent(self, columns: Sequence[str], partitions: Sequence[int], since_s: int, most: int) -> tuple[pa.Table, int]:
         self._worker.alive()
-        inserts = self._world.log.count(f"{self._worker.slot} insert")
-        while self._worker.recalls_late and self._world.log.count(f"{self._worker.slot} insert") == inserts:
+        while self._worker.recalls_late and "insert" not in self._worker.steps:
             time.sleep(0.002)
         return self._world.of_calls(columns, lambda t: np.isin(t["partition"].to_numpy(), partitions)), 0
 
