@@ -6,6 +6,8 @@
     record    the same with `[detect] on = false`: what recording alone does
     json      `benchmarks.jsonpeer`: the same consumer, store, batches and guarantees with one signed JSON message per record
 
+Beside that: what the detectors keep of 1,000 agents (`benchmarks.stitching` has what 1,000 live traces take).
+
 Each repeat has homes of its own, `record` one and the others one; `record` runs first in every other repeat. FILE is a
 recorded-calls file; the default is the sample that Wardline comes with. A call is a decision and, when it was let out, an
 effect.
@@ -23,6 +25,7 @@ import clickhouse_connect
 import pyarrow as pa
 
 from benchmarks import jsonpeer
+from benchmarks.detectmemory import bytes_for_1000_agents
 from benchmarks.workload import SAMPLE, fill_spool
 from enforcers.core.box import head_bytes, parse_box
 from pipeline.core.intake import Accepted, judge
@@ -100,6 +103,7 @@ def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
     print(f"bytes a call on the wire          {middle([p.wire for p in passes])}  at most {WIRE_MAX}")
     print(f"bytes a call on disk, as inserted {middle([p.disk for p in passes])}  at most {DISK_MAX}")
     print(f"bytes a call on disk, merged      {middle([p.merged for p in passes])}")
+    print(f"detectors, MiB for 1,000 agents   {bytes_for_1000_agents() / 2**20:10,.2f}")
     print(f"decision to row in `calls`, ms    p50 {1000 * statistics.median(visible):.0f}  p99 {1000 * p99:.0f}"
           f"  max {1000 * max(visible):.0f}  at {RATE}/s, at most {1000 * VISIBLE_MAX_S:.0f}")  # fmt: skip
     good = (
