@@ -186,7 +186,7 @@ class Worker:
         config = Config(kafka=Kafka(servers="h:1", partitions=self.world.partitions), worker=replace(Settings(), **settings),
                         detect=Detect(lookback_days=400))  # fmt: skip
         reach = Reach(self)
-        self.tap = Tap(config, store=reach, cases=lambda stored: self._cases(reach, stored, None), carrier=reach,
+        self.tap = Tap(config, store=reach, pen=reach, cases=lambda stored: self._cases(reach, stored, None), carrier=reach,
                        sign=self.key.sign, slot=self.slot)  # fmt: skip
         self.pump = Pump(config, store=reach, voice=reach, keys=reach, generation=lambda: 1, slot=self.slot, tap=self.tap)
         self.consumer = Consumer(self)
@@ -247,7 +247,7 @@ class Worker:
             if flight is not None:
                 flight.cancel()
                 await asyncio.gather(flight, return_exceptions=True)
-        for thread in (self.pump._thread, self.tap._thread, self.lookout._thread):
+        for thread in (self.pump._thread, self.tap._thread, self.tap._pen_thread, self.lookout._thread):
             thread.shutdown()
 
 

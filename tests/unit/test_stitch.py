@@ -212,8 +212,10 @@ def test_a_trace_with_more_calls_than_it_may_have_says_so() -> None:
 def test_what_is_said_of_a_call_is_written_again_only_when_it_is_another() -> None:
     stitcher, kept = small(), Kept()
     feed(stitcher, kept, records_of(OPERATION))
-    said = stitcher.take(batch(call(1, 9, [ALICE, PLANNER], at=5)), "enforce-1", BEGAN_US)
+    said = stitcher.take(batch(call(1, 9, [ALICE, PLANNER], at=5, parent=FIRST.span)), "enforce-1", BEGAN_US)
     assert (said.traces.num_rows, said.edges.num_rows) == (1, 1)
+    said = stitcher.take(batch(call(1, 10, [ALICE, PLANNER], at=6)), "enforce-1", BEGAN_US)
+    assert (said.traces.num_rows, said.edges.num_rows) == (1, 0), "nobody caused it: the call says all"
     assert stitcher.settle(BEGAN_US + QUIET_US).edges.num_rows == 0
 
 

@@ -339,10 +339,14 @@ def split(table: pa.Table, subject: str, partitions: int) -> Iterator[tuple[int,
 
 def _compact(table: pa.Table) -> pa.Table:
     columns = [
-        column.cast(pa.utf8()).dictionary_encode() if pa.types.is_dictionary(column.type) else column
-        for column in table.columns
+        column.cast(pa.utf8()).dictionary_encode() if _is_loose(column, table.num_rows) else column for column in table.columns
     ]
     return pa.Table.from_arrays(columns, schema=table.schema).combine_chunks()
+
+
+def _is_loose(column: pa.ChunkedArray, rows: int) -> bool:
+    """Whether a dictionary may have more texts that no row has than it is worth to look for."""
+    return pa.types.is_dictionary(column.type) and int(column.chunk(0).dictionary.nbytes) > 4 * rows
 
 
 def _writes(action: pa.DictionaryArray) -> NDArray[np.bool_]:

@@ -250,10 +250,9 @@ class Stitcher:
         wrong[judged.calls.trace[judged.cause != 0]] = True
         shown = (many > 1) | ((many == 1) & (wrong | (unseen > 0)))
         mark = said(judged)
-        # where no call caused another and each is right, the calls themselves say all that rows of edges would
-        tells = unseen > 0
-        tells[judged.calls.trace[(judged.parent >= 0) | (judged.cause != 0) | (book.said[places] != 0)]] = True
-        rows = np.flatnonzero((shown & tells)[judged.calls.trace] & (book.said[places] != mark))
+        # of a call that no other caused, and that is right, the call itself says all; it has a row only once it had another one
+        plain = (judged.parent < 0) & (judged.cause == 0) & (book.said[places] == 0) & (unseen[judged.calls.trace] == 0)
+        rows = np.flatnonzero(shown[judged.calls.trace] & (book.said[places] != mark) & ~plain)
         book.said[places[rows]] = mark[rows]
         yield Stitched(
             traces=trace_table(judged, facts, np.flatnonzero(shown), book.per_trace_max),

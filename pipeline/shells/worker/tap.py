@@ -84,16 +84,21 @@ class TapStore(Protocol):
     def earlier(self, calls: Sequence[tuple[int, int]]) -> pa.Table:
         """What is stored of some calls."""
 
+
+class Pen(Protocol):
+    """What is needed of another `past`, to write beside the reading."""
+
     def keep_traces(self, traces: pa.Table, edges: pa.Table) -> None:
         """Store what is known of traces."""
 
 
 class Tap:
-    """One for all partitions of a worker. What takes time runs in a thread of its own, on a connection of its own."""
+    """One for all partitions of a worker. What takes time runs in a thread of its own, on a connection of its own; traces are
+    written in another one, which no batch waits for."""
 
     def __init__(
-        self, config: Config, *, store: TapStore, cases: Callable[[Callable[..., Awaitable[Any]]], Cases], carrier: Carries,
-        sign: Callable[[bytes], bytes], slot: str,
+        self, config: Config, *, store: TapStore, pen: Pen, cases: Callable[[Callable[..., Awaitable[Any]]], Cases],
+        carrier: Carries, sign: Callable[[bytes], bytes], slot: str,
     ) -> None:  # fmt: skip
         self._partitions = config.kafka.partitions
         self._store = store
@@ -105,6 +110,10 @@ class Tap:
         self._fresh: set[int] = set()
         self._torn: set[bytes] = set()
         self._unwritten: list[Stitched] = []
+        self._pen = pen
+        self._writing = asyncio.Lock()
+        self._pen_thread = ThreadPoolExecutor(1, thread_name_prefix="pen")
+        self._pen_patience = Patience(self._in_pen_thread, refused_s=config.worker.insert_timeout_s)
         self._looks_back_s = config.detect.lookback_days * DAY_S
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tap")
@@ -114,7 +123,7 @@ class Tap:
     @property
     def waits_for(self) -> str:
         """Why something is tried again."""
-        return self._patience.waits_for or self._carrier.waits_for
+        return self._patience.waits_for or self._carrier.waits_for or self._pen_patience.waits_for
 
     @property
     def progress_at(self) -> float:
@@ -130,14 +139,16 @@ class Tap:
     def close(self) -> None:
         """What is tried in vain is given up: the partitions are being taken away."""
         self._patience.closing.set()
+        self._pen_patience.closing.set()
 
     async def clear(self) -> None:
         """Forget everything: the partitions are perhaps another's from now on."""
-        async with self._turn:
+        async with self._turn, self._writing:
             self._fresh.clear()
             self._unwritten.clear()
             await self._in_thread(self._forget)
         self._patience.closing.clear()
+        self._pen_patience.closing.clear()
 
     async def read(self, table: pa.Table | None, frames: Sequence[FrameRow], again: Sequence[FrameRow]) -> Reading:
         """Look at a batch: `table` is what is inserted of its `frames`; `again` are frames that somebody stored before.
@@ -159,13 +170,12 @@ class Tap:
         """Say what is in a batch that is stored. Raises as `read`."""
         async with self._turn:
             await self._say(reading)
-            if sum(one.traces.num_rows + one.edges.num_rows for one in self._unwritten) > UNWRITTEN_MAX:
-                await self._write()
+        if sum(one.traces.num_rows + one.edges.num_rows for one in self._unwritten) > UNWRITTEN_MAX:
+            await self._write()
 
     async def finish(self) -> None:
         """Write what is known of traces."""
-        async with self._turn:
-            await self._write()
+        await self._write()
 
     # -- what the process calls --------------------------------------------------------------------------------------
 
@@ -178,6 +188,8 @@ class Tap:
                     continue
                 with contextlib.suppress(Given):  # what was not stored is made again by whoever has the partitions next
                     await self._settle()
+            with contextlib.suppress(Given):
+                await self._write()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -197,7 +209,6 @@ class Tap:
             return said
 
         await self._say(Reading(stitched=await self._in_thread(work)))
-        await self._write()
         self._count()
 
     async def _say(self, reading: Reading) -> None:
@@ -277,13 +288,13 @@ class Tap:
 
     async def _write(self) -> None:
         """Write rows of traces and edges. A batch does not wait for them: who comes after a crash makes them of its records."""
-        if not self._unwritten:
-            return
-        traces = pa.concat_tables([one.traces for one in self._unwritten])
-        edges = pa.concat_tables([one.edges for one in self._unwritten])
-        self._unwritten.clear()
-        # a crash behind this: they are stored; the same rows again replace them
-        await self._patience.persist("traces", self._store.keep_traces, traces, edges)
+        async with self._writing:
+            waiting, self._unwritten = self._unwritten, []
+            if waiting:
+                traces = pa.concat_tables([one.traces for one in waiting])
+                edges = pa.concat_tables([one.edges for one in waiting])
+                # a crash behind this: they are stored; the same rows again replace them
+                await self._pen_patience.persist("traces", self._pen.keep_traces, traces, edges)
 
     async def _send(self, reading: Reading, found: Sequence[Finding]) -> None:
         messages = await self._in_thread(lambda: self._messages(reading, found))
@@ -309,6 +320,9 @@ class Tap:
         metrics.OPEN_EVICTED.set(self._aggregator.evicted)
         metrics.TRACES.set(self._stitcher.traces)
         metrics.TRACES_EVICTED.set(self._stitcher.evicted)
+
+    async def _in_pen_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pen_thread, work)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -31,7 +31,7 @@ class Watch:
     ) -> None:
         registry.know_self(key.public_key().verify)
         flow = Flow(config)
-        books = {name: Past(home, config, slot=slot) for name in ("tap", "lookout")}
+        books = {name: Past(home, config, slot=slot) for name in ("tap", "pen", "lookout")}
         self.responder = Responder(
             config.respond, slot=slot, control=Control(home, config, answer_s=ANSWER_S), keys=registry,
             store=Answered(home, config, slot=slot),
@@ -43,8 +43,9 @@ class Watch:
                                         excepted=registry.excepted)  # fmt: skip
 
         self.tap = Tap(
-            config, store=books["tap"], cases=cases("tap", None), carrier=self._carrier, sign=key.sign, slot=slot
-        )
+            config, store=books["tap"], pen=books["pen"], cases=cases("tap", None), carrier=self._carrier, sign=key.sign,
+            slot=slot,
+        )  # fmt: skip
         self.lookout = Lookout(
             config, slot=slot, servers=servers, keys=registry, store=books["lookout"],
             cases=cases("lookout", self.responder), flow=flow, carrier=self._carrier, sign=key.sign,
