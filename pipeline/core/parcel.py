@@ -33,7 +33,7 @@ MAGIC: Final = b"WLE1"
 VERSION: Final = 1
 _FIXED: Final = struct.Struct("<4sHHII32sBBH")
 _SIZE: Final = struct.Struct("<I")
-_CODEC: Final = pa.Codec("zstd", compression_level=1)
+_CODEC: Final = pa.Codec("zstd", compression_level=-1)
 
 PIECES: Final = pa.schema(
     [
