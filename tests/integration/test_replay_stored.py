@@ -1,5 +1,6 @@
 """`wardline replay` with the whole pipeline behind it: it ends when everything is stored, and goes on whatever stopped it."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from enforcers.doors.progress import door_said
 from schemas.home import Home
+from schemas.process import is_alive
 from tests.support.data import REPOSITORY
 from tests.support.home import Wardline, wait_until
 
@@ -102,11 +104,14 @@ def test_everything_is_killed_and_each_line_is_stored_once(wardline: Wardline, t
     path = repeat(tmp_path / "calls.jsonl", 4)
     with_policies(wardline).start_all(enforcers=0)
     process = wardline.popen("replay", str(path), "--rate", "400", "--doors", "2")
-    wait_until(lambda: calls(wardline)[0] > 500, 60, lambda: wardline.said("replay"))
-    for name in ("door-1", "door-2"):
-        wardline.kill(name)
-    os.kill(process.pid, signal.SIGKILL)
+    both = "SELECT count(), uniqExact(boot) FROM calls"
+    wait_until(lambda: (n := wardline.sql(both)[0])[0] > 500 and n[1] == 2, 60, lambda: wardline.said("replay"))
+    pids = [process.pid, *(wardline.pid(name) for name in ("door-1", "door-2"))]
+    # Their parent ends a door when it sees the other gone: all three are stopped before the first one is killed.
+    for number, pid in itertools.product((signal.SIGSTOP, signal.SIGKILL), pids):
+        os.kill(pid, number)
     process.wait(10)
+    wait_until(lambda: not any(map(is_alive, pids)), 20, "both doors are gone")
     for name in ("replay-1", "work-1", "control", "store", "broker"):
         wardline.kill(name)
     wardline.start_all(enforcers=0)
