@@ -20,7 +20,7 @@ from pipeline.core.ocsf import (
     sample_alert,
 )
 from pipeline.core.ocsf.event import EVENT_BYTES_MAX, VERSIONS
-from schemas.findings import DETECTORS
+from schemas.findings import DETECTORS, LIMIT
 from tests.support import alerting
 from tests.support.ocsf import problems
 
@@ -62,7 +62,8 @@ def events(version: str) -> dict[str, Alert]:
         "a sample": sample_alert(sink="splunk", time_us=alerting.NOW_US, tenant="default", speaks=speaks),
     }  # fmt: skip
     return made | {
-        f"a finding of {one}": finding_alert(alerting.finding(detector=one), told=False, speaks=speaks) for one in DETECTORS
+        f"a finding of {one}": finding_alert(alerting.finding(detector=one), told=False, speaks=speaks)
+        for one in (*DETECTORS, LIMIT)
     }
 
 
@@ -73,6 +74,8 @@ EVENTS = [(version, name) for version in VERSIONS for name in events(version)]
 def test_every_event_is_valid_ocsf(version: str, name: str) -> None:
     event = events(version)[name]
     assert problems(json.loads(encode(event.body))) == []
+    if name.startswith("a finding of "):
+        assert event.body["finding_info"]["analytic"]["type_id"] != 0, "OCSF's `Unknown`"
     assert event.body["metadata"]["version"] == version
     assert event.body["metadata"]["uid"] == event.uid
 

@@ -49,7 +49,7 @@ ACCESS_REVOKED: Final = 24
 _RULE, _BEHAVIOURAL, _STATISTICAL = 1, 2, 3
 _ANALYTICS: Final[Mapping[str, int]] = {
     "first-seen": _BEHAVIOURAL, "second-holder": _RULE, "leak": _STATISTICAL, "beacon": _STATISTICAL, "deny-burst": _RULE,
-    "volume": _STATISTICAL, "sequence": _BEHAVIOURAL, "chain": _RULE, "risk": _STATISTICAL,
+    "volume": _STATISTICAL, "sequence": _BEHAVIOURAL, "chain": _RULE, "risk": _STATISTICAL, "limit": _RULE,
 }  # fmt: skip
 _TACTIC_NAMES: Final[Mapping[str, str]] = {
     "TA0002": "Execution", "TA0004": "Privilege Escalation", "TA0006": "Credential Access", "TA0007": "Discovery",
