@@ -46,6 +46,7 @@ def test_one_detector_alone_is_a_risk_only_when_it_is_sure(detector: str) -> Non
     found = risk([said(detector, RISK_MIN, 1)], at(2))
     assert found is not None
     assert [term.name for term in found.terms] == [detector]
+    assert found.title == f"{detector} alone makes agent a a risk"
 
 
 def test_a_detector_that_repeats_itself_says_nothing_new() -> None:
@@ -55,9 +56,11 @@ def test_a_detector_that_repeats_itself_says_nothing_new() -> None:
 
 
 def test_two_medium_findings_of_two_tactics_are_a_hundred() -> None:
-    found = risk([said(FIRST_SEEN, 40, 5), said(DENY_BURST, 40, 5)], at(5))
+    said_both = [said(FIRST_SEEN, 40, 5), said(DENY_BURST, 40, 5)]
+    found = risk(said_both, at(5))
     assert found is not None
     assert (found.score, found.agent, found.subject, found.time_us) == (100.0, "a", "agent=a", at(5))
+    assert found.title == f"{', '.join(f.detector for f in sorted(said_both, key=lambda f: f.id))} together make agent a a risk"
     assert {term.name: term.points for term in found.terms} == {FIRST_SEEN: 40, DENY_BURST: 40, "tactics": 20}
 
 

@@ -149,7 +149,8 @@ def _finding(
         detector=RISK, subject=f"agent={agent}", window_us=day_us, version=_version(known), agent=agent,
         started_us=min(f.started_us for _, f in parts), ended_us=max(f.ended_us for _, f in parts), time_us=first_us,
         terms=tuple(terms), calls=some_calls(calls), calls_count=sum(f.calls_count for _, f in parts),
-        title=f"{', '.join(f.detector for _, f in parts)} together make agent {agent} a risk",
+        title=f"{', '.join(f.detector for _, f in parts)} {'alone makes' if len(parts) == 1 else 'together make'}"
+              f" agent {agent} a risk",
         evidence={
             "at_us": at_us,
             "half_life_us": HALF_LIFE_US,
