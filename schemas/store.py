@@ -36,6 +36,9 @@ FLAG_CHAIN: Final = "chain"
 
 DEADLETTER_STATES: Final = ("new", "retried")
 
+WANTED_SOON: Final = frozenset({"findings_stored", "responses_stored"})
+"""Tables whose rows somebody waits for, to act on them. The embedded store does not queue them behind inserts of calls."""
+
 _TEXT: Final = pa.dictionary(pa.int32(), pa.utf8())
 
 FRAME_FIELDS: Final = (

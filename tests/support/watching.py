@@ -190,18 +190,19 @@ class Worker:
                        sign=self.key.sign, slot=self.slot)  # fmt: skip
         self.pump = Pump(config, store=reach, voice=reach, keys=reach, generation=lambda: 1, slot=self.slot, tap=self.tap)
         self.consumer = Consumer(self)
-        self.lookout = Lookout(config, slot=self.slot, servers="h:1", keys=reach, store=reach, flow=Flow(config),
-                               carrier=reach, sign=self.key.sign,
-                               cases=lambda stored: self._cases(reach, stored, reach), make=self.world.make)  # fmt: skip
+        self.lookout = Lookout(config, slot=self.slot, servers="h:1", keys=reach, store=reach, words=reach, risks=reach,
+                               flow=Flow(config), carrier=reach, sign=self.key.sign, make=self.world.make,
+                               cases=lambda words, risks: self._cases(reach, words.persist, reach, (reach, risks.persist)),
+                               )  # fmt: skip
         self.lookout._consumer = lambda: self.consumer  # type: ignore[method-assign]
         self.pump.open({TP(CALLS, partition) for partition in self.partitions})
         for partition in self.partitions:
             self.world.offsets[partition] = 0  # read again from the start, as after a lost commit
         self.jobs = [asyncio.create_task(job) for job in (self.pump.clock(), self.tap.clock(), self.lookout.run())]
 
-    def _cases(self, reach: "Reach", stored: Any, responder: Any) -> Cases:
+    def _cases(self, reach: "Reach", stored: Any, responder: Any, fusing: Any = None) -> Cases:
         return Cases(reach, stored=stored, wake=lambda agent, one: self.world.woken.append((agent, one)), slot=self.slot,
-                     responder=responder)  # fmt: skip
+                     responder=responder, fusing=fusing)  # fmt: skip
 
     def die(self, step: str) -> None:
         """Be dead behind the next `step`."""
@@ -247,8 +248,10 @@ class Worker:
             if flight is not None:
                 flight.cancel()
                 await asyncio.gather(flight, return_exceptions=True)
-        for thread in (self.pump._thread, self.tap._thread, self.tap._pen_thread, self.lookout._thread):
+        for thread in (self.pump._thread, self.tap._thread, self.tap._pen_thread):
             thread.shutdown()
+        for desk in self.lookout._desks:
+            desk.close()
 
 
 class Reach:

@@ -212,6 +212,19 @@ def test_an_insert_from_input_reads_the_file_in_its_place() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sql", "table"),
+    [
+        ("INSERT INTO findings_stored FORMAT Arrow x", "findings_stored"),
+        ("insert into table `wardline`.`findings_stored` (`id`) SETTINGS a=0 FORMAT Arrow x", "findings_stored"),
+        ("INSERT INTO wardline.records (a) SELECT a FROM input('a String') FORMAT ArrowStream x", "records"),
+        ("INSERT responses_stored VALUES (1)", "responses_stored"),
+    ],
+)
+def test_the_table_of_an_insert_is_known(sql: str, table: str) -> None:
+    assert GUARD.analyse(sql.encode(), writer=True).into == table
+
+
 def test_values_are_read_as_sql_unless_they_are_too_many() -> None:
     statement = GUARD.analyse(b"INSERT INTO t VALUES (1), (now())", writer=True)
     assert statement.data is None

@@ -1,8 +1,9 @@
-"""chDB in threads: one that writes, some that read, each query on a connection of its own.
+"""chDB in threads: two that write, some that read, each query on a connection of its own.
 
 A connection costs 0.3 ms, so every query gets a new one: its settings and its current database end with it, and nothing that
 one user sets is seen by another. Reads run with `readonly` set inside the engine, on threads that writes do not use; the
-writer's own reads (a worker asking for its lanes) have a thread that no reader can fill.
+writer's own reads (a worker asking for its lanes) have threads that no reader can fill. Rows that somebody waits for, to act on
+them, have a writing thread that inserts of calls do not use: under load those queue for seconds.
 """
 
 import asyncio
@@ -29,6 +30,9 @@ TAG: Final = "query_cache_tag"
 
 WAITING_MAX: Final = 64
 """Queries that wait for a reading thread. More are refused with 503, code 202."""
+
+OWN_THREADS: Final = 3
+"""Reads of the writer's that run at a time: what tap, lookout and rules ask does not wait for a page of a rebuild."""
 
 KILL_AGAIN_S: Final = 0.1
 KILLS_MAX: Final = 50
@@ -100,8 +104,9 @@ class Engine:
             log.info("migrations %s are applied", ", ".join(str(number) for number in applied))
         self.version, self.timezone = self.rows("SELECT version(), timezone()")[0]
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._writing_soon = ThreadPoolExecutor(1, thread_name_prefix="write-soon")
         self._reading = ThreadPoolExecutor(config.store.reader_threads, thread_name_prefix="read")
-        self._own = ThreadPoolExecutor(1, thread_name_prefix="own-read")
+        self._own = ThreadPoolExecutor(OWN_THREADS, thread_name_prefix="own-read")
         self._killing = ThreadPoolExecutor(1, thread_name_prefix="kill")
         self._waiting = 0
         self._closing = False
@@ -154,9 +159,12 @@ class Engine:
         with self._lock:
             self._waiting -= 1
 
-    def write(self, ask: Ask, done: Callable[[], None]) -> "asyncio.Future[Answer]":
-        """Queue a write: one at a time, in order, to its end even when its client has gone. `done` runs behind it."""
-        future = self._writing.submit(self._run, ask)
+    def write(self, ask: Ask, done: Callable[[], None], *, soon: bool = False) -> "asyncio.Future[Answer]":
+        """Queue a write: one at a time, in order, to its end even when its client has gone. `done` runs behind it.
+
+        Those that are wanted `soon` are a queue of their own, beside the other one.
+        """
+        future = (self._writing_soon if soon else self._writing).submit(self._run, ask)
         future.add_done_callback(lambda _: done())
         return asyncio.wrap_future(future)
 
@@ -211,7 +219,7 @@ class Engine:
 
     def close(self) -> None:
         """Let the running write finish, then close the data. Those that wait are not begun."""
-        for pool in (self._reading, self._own, self._killing, self._writing):
+        for pool in (self._reading, self._own, self._killing, self._writing_soon, self._writing):
             pool.shutdown(cancel_futures=True)
         self._root.close()
 

@@ -34,7 +34,7 @@ from pipeline.shells.store.refusal import (
 from pipeline.shells.store.sessions import TIMEOUT_S, Sessions
 from pipeline.shells.store.statement import Statement
 from pipeline.shells.store.users import Users
-from schemas.store import quote_name
+from schemas.store import WANTED_SOON, quote_name
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,8 @@ class Front:
             raise Refusal(SYNTAX_ERROR, "the query is not UTF-8") from None
         # a client that leaves while its insert waits ends this request, and what the request closes must not be the insert's
         # data: another body would get its number, and the insert would read that
-        return "write", Memory.nothing(), await self._write(self._ask(request, statement, sql), body.handed_over())
+        ask = self._ask(request, statement, sql)
+        return "write", Memory.nothing(), await self._write(ask, body.handed_over(), soon=statement.into in WANTED_SOON)
 
     def _ask(self, request: _Request, statement: Statement, sql: str) -> Ask:
         given, settings = request.given, []
@@ -240,9 +241,9 @@ class Front:
         response.headers["Content-Encoding"] = encoding
         return response
 
-    async def _write(self, ask: Ask, body: Memory) -> web.Response:
+    async def _write(self, ask: Ask, body: Memory, *, soon: bool) -> web.Response:
         # the data is closed behind the insert and not by the request: a client that leaves does not end its insert
-        answer = await asyncio.shield(self._engine.write(ask, body.close))
+        answer = await asyncio.shield(self._engine.write(ask, body.close, soon=soon))
         SECONDS.labels("write").observe(answer.seconds)
         INSERTED.inc(answer.summary["written_rows"])
         response = web.Response(body=bytes(answer.view))

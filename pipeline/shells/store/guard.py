@@ -16,7 +16,7 @@ from typing import Final
 
 from pipeline.shells.store.lexer import Token, syntax, tokens
 from pipeline.shells.store.refusal import ACCESS_DENIED, OUT_OF_BOUNDS, READONLY, Refusal
-from pipeline.shells.store.statement import InsertFollower, Statement, output_format
+from pipeline.shells.store.statement import InsertFollower, Statement, inserted_into, output_format
 
 READS: Final = frozenset({"select", "with", "from", "show", "describe", "desc", "explain", "exists", "set", "use"})
 """First words of statements that any user may run; the engine runs them read-only."""
@@ -165,7 +165,7 @@ class Guard:
             raise Refusal(READONLY, f"`{verb.upper()}` is not allowed: this user may only read")
         if insert is not None:
             insert.finish()
-            return Statement(verb=verb, reads=False, settings=settings, data=insert.data)
+            return Statement(verb=verb, reads=False, settings=settings, data=insert.data, into=inserted_into(seen))
         _check_definition(verb, words)
         return Statement(verb=verb, reads=False, settings=settings)
 

@@ -42,7 +42,8 @@ class Data:
 class Statement:
     """One statement that was allowed.
 
-    `output` is the format that it names for its result; `settings` says that it has, or may have, a SETTINGS clause.
+    `output` is the format that it names for its result; `settings` says that it has, or may have, a SETTINGS clause; `into` is
+    the table of an insert, without its database.
     """
 
     verb: str
@@ -50,6 +51,17 @@ class Statement:
     output: str = ""
     settings: bool = False
     data: Data | None = None
+    into: str = ""
+
+
+def inserted_into(seen: Sequence[Token]) -> str:
+    """The table of `INSERT INTO [TABLE] [DATABASE.]TABLE`, or nothing where it is said otherwise."""
+    named = [token for token in seen[:6] if not token.sign("(")][1:]
+    while named and named[0].low in ("into", "table"):
+        named = named[1:]
+    if len(named) > 2 and named[1].sign("."):
+        named = named[2:]
+    return named[0].value if named and named[0].kind in ("word", "name") else ""
 
 
 def output_format(seen: Sequence[Token]) -> str:

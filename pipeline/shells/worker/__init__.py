@@ -6,10 +6,11 @@ need it, with the `consumer` that commits only what is done; `pump` takes each e
 writes a batch to ClickHouse, `notes` how far lanes are; `herald` tells the hosts what is stored; `scribe` stores what control
 has said and `acks` who has applied it.
 
-`watch` puts together what looks at the calls: the `tap` at each batch, the `carrier` that takes its sums to the `lookout`,
-`parts` for the detectors of a partition, `past` for what is read and written, and `cases` where findings are filed. What rules
-say of them the `responder` has revoked, and it asks `answered` what was done before. `watchdog` ends a worker that lives but
-does not move; `metrics` are its figures.
+`watch` puts together what looks at the calls: the `tap` at each batch, the `carrier` of its sums to the `lookout`, whose
+`ear` hears what is in them, `parts` for the detectors of a partition, `past` for what is read and written, each at a `desk` of
+its own, `filing` for findings on their way, and `cases` where they are filed. What rules say of them the `responder` has
+revoked, and it asks `answered` what was done before. `watchdog` ends a worker that lives but does not move; `metrics` are its
+figures.
 """
 
 from pipeline.shells.worker.work import run

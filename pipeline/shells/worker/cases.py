@@ -2,7 +2,7 @@
 
     words of detectors        those that are news become rows
     rules                     hear of everything that is news, and after a start of what was stored lately: a rule acts once
-    agents that they name     their findings of the days are read back: what they amount to is a `risk`, for rules too
+    agents that they name     meanwhile their findings of the days are read back, which amount to a `risk`, for rules too
     readers                   are woken
 
 A crash behind any line: the words come again, from the message that is not committed or from the rebuild; those that are stored
@@ -49,8 +49,19 @@ class Responder(Protocol):
         """Do what the rules say about findings, each once. Returns in bounded time, whoever is away."""
 
 
+class _Desk:
+    """A store, how it is asked, and whose turn it is: between what is known and what is kept nobody else says the same."""
+
+    def __init__(self, store: CaseStore, stored: Callable[..., Awaitable[Any]]) -> None:
+        self.store = store
+        self.stored = stored
+        self.turn = asyncio.Lock()
+
+
 class Cases:
     """`stored(what, work, *arguments)` does blocking work of the store until it succeeds; `wake(agent, id)` tells readers.
+
+    `fusing` is another store and its `stored`, for risks: what is read back for them keeps no finding waiting.
 
     `excepted()` is (detector, subject) of what somebody has called false; None while that is not known, and then no risk is
     said: it would be made of what is false.
@@ -59,9 +70,10 @@ class Cases:
     def __init__(
         self, store: CaseStore, *, stored: Callable[..., Awaitable[Any]], wake: Callable[[str, str], None], slot: str,
         responder: Responder | None = None, excepted: Callable[[], Collection[tuple[str, str]] | None] = lambda: (),
+        fusing: "tuple[CaseStore, Callable[..., Awaitable[Any]]] | None" = None,
     ) -> None:  # fmt: skip
-        self._store = store
-        self._stored = stored
+        self._words_desk = _Desk(store, stored)
+        self._risks_desk = _Desk(*fusing) if fusing is not None else self._words_desk
         self._wake = wake
         self._slot = slot
         self._responder = responder
@@ -71,24 +83,35 @@ class Cases:
         """Words that became rows since the start."""
 
     async def keep(self, findings: Sequence[Finding], *, part: bool = False) -> list[Finding]:
-        """Store those words that are news; returns them.
+        """Store those words of detectors that are news; returns them.
 
         `part`: who says them may know less than who spoke last: then they count only with a higher version. Else the last word
         counts that says something else than what is stored, and gets a higher version where it has none: what a detector counts
         begins anew with each rebuild.
         """
+        if not findings:
+            return []
+        async with self._words_desk.turn:
+            return await self._keep(self._words_desk, findings, part=part)
+
+    async def _keep(self, desk: _Desk, findings: Sequence[Finding], *, part: bool = False) -> list[Finding]:
         last: dict[str, Finding] = {}
         for finding in findings:
             if finding.id not in last or finding.version >= last[finding.id].version:
                 last[finding.id] = finding
         unknown = [one for one in last if one not in self._words]
         if unknown:
-            for one, word in (await self._stored("findings", self._store.known, unknown)).items():
+            for one, word in (await desk.stored("findings", desk.store.known, unknown)).items():
                 self._remember(one, word)
         news = [one for finding in last.values() if (one := self._news(finding, part=part)) is not None]
         if news:
             # a crash behind this: they are stored, and the words that come again are not news
-            await self._stored("findings", self._store.keep_findings, news)
+            try:
+                await desk.stored("findings", desk.store.keep_findings, news)
+            except BaseException:
+                for finding in news:  # nobody knows whether they are: the store is asked when they come again
+                    self._words.pop(finding.id, None)
+                raise
             for finding in news:
                 self._remember(finding.id, word_of(finding_row(finding, self._slot)))
                 metrics.FINDINGS.labels(finding.detector).inc()
@@ -121,13 +144,26 @@ class Cases:
         `owns` says of which agents the risk is made here: of one agent one worker makes it, or two would say it twice. Returns
         what is to be handed to the owners of the others.
         """
-        news = [*await self.keep(findings), *await self.keep(part, part=True)]
-        told = [*news, *again]
-        if not told:
-            return []
-        await self._act(told)  # before the risk is made: what a detector is sure of does not wait for that
-        risks = await self.keep(await self._risks([one for one in told if owns(one.agent)]))
-        await self._act(risks)
+        told = [*await self.keep(findings), *await self.keep(part, part=True), *again]
+        return await self.follow(told, [self.acting(told)], owns)
+
+    def acting(self, told: Sequence[Finding]) -> "asyncio.Task[None]":
+        """Have rules act on stored findings from now on: what a detector is sure of does not wait for a risk."""
+        acting = asyncio.create_task(self._act(told))
+        acting.add_done_callback(lambda task: task.cancelled() or task.exception())  # where risks fail, nobody asks
+        return acting
+
+    async def follow(
+        self, told: Sequence[Finding], acting: "Sequence[asyncio.Task[None]]", owns: Callable[[str], bool]
+    ) -> list[Finding]:
+        """Do what is left to do about stored findings, while rules act on them; returns as `file`."""
+        await asyncio.sleep(0)  # rules have heard of them before they hear of a risk
+        risks: list[Finding] = []
+        if mine := [one for one in told if owns(one.agent)]:
+            async with self._risks_desk.turn:
+                risks = await self._keep(self._risks_desk, await self._risks(mine))
+        for one in (*acting, self.acting(risks)):
+            await one
         for finding in (*told, *risks):
             self._wake(finding.agent, finding.id)
         return [one for one in told if one.agent and not owns(one.agent)]
@@ -148,7 +184,8 @@ class Cases:
         days = [day for _, day in touched]
         agents = sorted({agent for agent, _ in touched})
         first, last = min(days) - DAY_US, max(days) + DAY_US - 1
-        stored = await self._stored("findings", self._store.of_agents, agents, first, last)
+        desk = self._risks_desk
+        stored = await desk.stored("findings", desk.store.of_agents, agents, first, last)
         while (false := self._excepted()) is None:
             await asyncio.sleep(LOOK_S)
         known = [replace(f, withdrawn=True) if (f.detector, f.subject) in false and f.detector != RISK else f for f in stored]

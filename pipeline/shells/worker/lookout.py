@@ -3,9 +3,11 @@
     a partition is ours       rebuilt: where its topic stands; which frames are stored; their records, through the same sums and
                               the same detectors; what was said meanwhile is filed if it is news
     a message                 verified; frames that are known are left out; detectors take the rest
-    words of detectors        filed (`cases`): rows first, then risks, then rules, then readers
+    words of detectors        filed, while the next messages are taken (`filing`): rows first, then rules, risks, readers
     and then                  the offset is committed
     anything goes wrong       what the partition's detectors know is thrown away, and made again
+
+Detectors, findings and risks have a thread each, and findings and risks a connection: none waits for what another asks.
 
 A consumer of its own, and no agent of Faust's: Faust hands out the messages of all topics in one row, so that a full buffer of
 frames would keep back the aggregates that the intake waits for. A crash behind any line costs a rebuild: findings have names
@@ -18,36 +20,35 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 
 from pipeline.core.detect import detectors
 from pipeline.core.detect.interface import Detector
-from pipeline.core.parcel import Parcel, make_parcels, parcel_worker, parse_parcel
+from pipeline.core.parcel import make_parcels, parcel_worker
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import MAX_POLL_S
 from pipeline.shells.worker.carrier import Flow
-from pipeline.shells.worker.cases import Cases
+from pipeline.shells.worker.cases import Cases, CaseStore
+from pipeline.shells.worker.desk import Desk
+from pipeline.shells.worker.ear import Ear
+from pipeline.shells.worker.filing import Filing, Heard
 from pipeline.shells.worker.parts import Part, Rebuild
-from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.patience import Given
 from pipeline.shells.worker.ports import Carries, LookoutStore, WorkerKeys
 from pipeline.shells.worker.registry import STOP_S
 from schemas.config import Config
-from schemas.egress import SUBJECTS, subject_partition
-from schemas.errors import FrameFault, WardlineError
-from schemas.findings import FINDING_SCHEMA, Finding, finding_row, parse_finding
+from schemas.egress import subject_partition
+from schemas.errors import WardlineError
+from schemas.findings import FINDING_SCHEMA, Finding, finding_row
 from schemas.links import embedded_broker, first_line, kafka_security, stop_client
 from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 RECONNECT_S: Final = 0.5
 START_S: Final = 15.0
@@ -66,22 +67,30 @@ WORDS_MAX: Final = 200_000
 """Words that wait for the end of a rebuild. More are filed before it, though a later record may take them back."""
 
 DEFECT_S: Final = 30.0
-QUIET_S: Final = 5.0
 
 
 class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
-    """One for a worker. All methods run on the event loop; detectors in a thread of their own."""
+    """One for a worker. All methods run on the event loop; detectors in a thread of their own.
+
+    `words` and `risks` are connections to the store for findings, `cases(words, risks)` files them through these desks.
+    """
 
     def __init__(
         self, config: Config, *, slot: str, servers: str, keys: WorkerKeys, store: LookoutStore,
-        cases: Callable[[Callable[..., Any]], Cases], flow: Flow, carrier: Carries, sign: Callable[[bytes], bytes],
+        words: CaseStore, risks: CaseStore, cases: Callable[[Desk[CaseStore], Desk[CaseStore]], Cases], flow: Flow,
+        carrier: Carries, sign: Callable[[bytes], bytes],
         make: Callable[[], Sequence[Detector]] = detectors,
     ) -> None:  # fmt: skip
         self._config = config
         self._slot = slot
         self._servers = servers
         self._keys = keys
-        self._store = store
+        refused_s = config.worker.insert_timeout_s
+        self._past = Desk(store, "lookout", refused_s=refused_s)
+        self._desks = (self._past, Desk(words, "findings", refused_s=refused_s), Desk(risks, "risks", refused_s=refused_s))
+        self._cases = cases(self._desks[1], self._desks[2])
+        self._filing: Filing | None = None
+        self._following: Any = None
         self._flow = flow
         self._carrier = carrier
         self._sign = sign
@@ -91,23 +100,23 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self._parts: dict[int, Part] = {}
         self._rebuild: Rebuild | None = None
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookout")
-        self._patience = Patience(self._in_thread, refused_s=config.worker.insert_timeout_s)
-        self._cases = cases(self._patience.persist)
-        self._warned: dict[str, float] = {}
+        self._ear = Ear(keys)
         self.lag = 0
         """Messages that have not been taken, as far as the last fetch knows."""
         self.defects = 0
         """Errors that nobody foresaw, those of detectors left out."""
-        self.calls = 0
-        """Calls that the detectors of agents have taken since the start, rebuilds left out."""
 
     # -- what the process asks ---------------------------------------------------------------------------------------
 
     @property
+    def calls(self) -> int:
+        """Calls that the detectors of agents have taken since the start, rebuilds left out."""
+        return self._ear.calls
+
+    @property
     def waits_for(self) -> str:
         """Why nothing is looked at; empty when it is."""
-        return self._patience.waits_for
+        return next((desk.patience.waits_for for desk in self._desks if desk.patience.waits_for), "")
 
     def say(self) -> dict[str, Any]:
         """As the run file has it."""
@@ -147,9 +156,13 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _run(self) -> None:
         while True:
-            consumer = None
+            consumer = self._following = None
+            self._filing = Filing(
+                self._cases, valid=lambda one: self._parts.get(one.partition) is one.part, owns=self._owns, hand=self._hand_on,
+                done=self._taken, lost=lambda one: self._again([one.partition]),
+            )  # fmt: skip
             try:
-                consumer = self._consumer()
+                consumer = self._following = self._consumer()
                 await asyncio.wait_for(consumer.start(), START_S)
                 if self._embedded:
                     partitions = range(self._config.kafka.partitions)
@@ -161,6 +174,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
             except (TimeoutError, KafkaError, OSError) as fault:
                 log.warning("aggregates: %s; another consumer goes on", first_line(fault))
             finally:
+                await self._filing.stop()
                 self._lost(list(self._parts))
                 if consumer is not None:
                     await stop_client(consumer, STOP_S)
@@ -182,19 +196,28 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Let what runs end or give up. What may stay ours stays as it is; what has gone is forgotten once that is known."""
-        self._patience.closing.set()
+        for desk in self._desks:
+            desk.patience.closing.set()
         try:
             async with self._turn:
-                pass
+                await self._arrived()
         finally:
-            self._patience.closing.clear()
+            for desk in self._desks:
+                desk.patience.closing.clear()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Forget what is not ours any more; what is new is rebuilt."""
         async with self._turn:
+            await self._arrived()
             now = {tp.partition for tp in assigned}
             self._lost([partition for partition in self._parts if partition not in now])
             self._gained(partition for partition in sorted(now) if partition not in self._parts)
+
+    async def _arrived(self) -> None:
+        """Wait until nothing that was heard is on its way. A fault of that is raised where messages are followed."""
+        with contextlib.suppress(Exception):
+            if self._filing is not None:
+                await self._filing.idle()
 
     def _gained(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
@@ -214,6 +237,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self._gained(wanted)
 
     async def _follow(self, consumer: Any) -> None:
+        assert self._filing is not None
         while True:
             async with self._turn:
                 busy = await self._go_on(consumer)
@@ -224,34 +248,35 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
             found = await consumer.getmany(*ready, timeout_ms=0 if busy else POLL_MS, max_records=MESSAGES_MAX)
             if found:
                 async with self._turn:
-                    await self._heard(consumer, found)
+                    await self._heard(found)
+            self._filing.check()
             self._look_behind(consumer, ready)
             await asyncio.sleep(0)
 
-    async def _heard(self, consumer: Any, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        ours = {tp.partition: messages for tp, messages in found.items() if self._ready(tp.partition)}
+    async def _heard(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        assert self._filing is not None
+        left = {tp.partition: messages for tp, messages in found.items() if self._ready(tp.partition)}
         try:
-            words: list[Finding] = []
-            handed: list[Finding] = []
-            for partition, messages in ours.items():
-                said = await self._take(self._parts[partition], messages)
-                words += said[0]
-                handed += said[1]
-            # once for all partitions: what is filed is some questions to the store, however much it is
-            await self._file(words, handed)
-            self._patience.progress_at = time.monotonic()
-            for partition, messages in ours.items():
-                end = messages[-1].offset + 1
-                if not self._embedded:
-                    # a crash before this: the messages come again, and their frames are known from the rebuild
-                    with contextlib.suppress(KafkaError):
-                        await consumer.commit({TopicPartition(self._topic, partition): end})
-                self._flow.taken(partition, sum(len(message.value or b"") for message in messages))
+            for partition, messages in list(left.items()):
+                part = self._parts[partition]
+                words, handed = await self._take(part, messages)
+                size = sum(len(message.value or b"") for message in messages)
+                await self._filing.put(Heard(partition=partition, part=part, end=messages[-1].offset + 1, size=size,
+                                             words=words, handed=handed))  # fmt: skip
+                del left[partition]
         except Given:
-            self._again(ours)
+            self._again(left)
         except BaseException:
-            self._again(ours)
+            self._again(left)
             raise
+
+    async def _taken(self, one: Heard) -> None:
+        """Everything about these messages is done."""
+        if not self._embedded:
+            # a crash before this: the messages come again, and their frames are known from the rebuild
+            with contextlib.suppress(KafkaError):
+                await self._following.commit({TopicPartition(self._topic, one.partition): one.end})
+        self._flow.taken(one.partition, one.size)
 
     def _ready(self, partition: int) -> bool:
         part = self._parts.get(partition)
@@ -271,48 +296,14 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         """Take messages of one partition in; returns what the detectors say of it, and what was handed on in it."""
         for worker in {parcel_worker(message.value or b"") for message in messages}:
             while self._keys.worker_key(worker) is None and not await self._keys.caught_up():
-                self._patience.stands("control cannot be heard, and a worker is not known")
+                patience = self._past.patience
+                patience.stands("control cannot be heard, and a worker is not known")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._patience.closing.wait(), RECONNECT_S)
-                if self._patience.closing.is_set():
+                    await asyncio.wait_for(patience.closing.wait(), RECONNECT_S)
+                if patience.closing.is_set():
                     raise Given
-        self._patience.waits_for = ""
-        return await self._in_thread(lambda: self._detect(part, [message.value or b"" for message in messages]))
-
-    def _detect(self, part: Part, messages: Sequence[bytes]) -> tuple[list[Finding], list[Finding]]:
-        parcels = [parcel for data in messages if (parcel := self._parcel(data)) is not None]
-        tables: dict[str, list[pa.Table]] = {subject: [] for subject in SUBJECTS}
-        handed: list[Finding] = []
-        for parcel in parcels:
-            fresh = parcel.without(part.seen.__contains__)
-            metrics.KNOWN.inc(len(parcel.pieces) - len(fresh.pieces))
-            for piece in fresh.pieces:
-                part.seen.add(piece)
-            for subject, table in fresh.rows.items():
-                tables[subject].append(table)
-            handed += [parse_finding(row) for row in parcel.findings.to_pylist()]
-        rows = {subject: _whole(parts, subject) for subject, parts in tables.items()}
-        self.calls += int(pc.sum(rows["agent"]["calls"]).as_py() or 0)
-        words: list[Finding] = []
-        for subject, table in rows.items():
-            words += part.ask(subject, table)
-        for subject, table in rows.items():
-            metrics.LOOKED.labels(subject).inc(int(pc.sum(table["calls"]).as_py() or 0))
-        return words, handed
-
-    def _parcel(self, data: bytes) -> Parcel | None:
-        check = self._keys.worker_key(parcel_worker(data))
-        try:
-            if check is None:
-                raise FrameFault("key", f"no key is registered for worker `{parcel_worker(data)}`")
-            return parse_parcel(data, check)
-        except FrameFault as fault:
-            metrics.REFUSED.labels(fault.reason).inc()
-            now = time.monotonic()
-            if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
-                self._warned[fault.reason] = now
-                log.warning("a message of aggregates is refused: %s", fault)
-            return None
+        self._past.patience.waits_for = ""
+        return await self._past.run(lambda: self._ear.hear(part, [message.value or b"" for message in messages]))
 
     # -- rebuilding --------------------------------------------------------------------------------------------------
 
@@ -341,21 +332,21 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 await consumer.seek_to_committed(tp)
         since_s = int(time.time()) - self._config.detect.lookback_days * 86_400
-        frames = await self._patience.persist("stored frames", self._store.frames, since_s)
+        frames = await self._past.persist("stored frames", self._past.store.frames, since_s)
         log.info("partitions %s of aggregates are ours: %d lanes are read again", sorted(fresh), len(frames))
         partitions = self._config.kafka.partitions
         return Rebuild(parts=fresh, partitions=partitions, since_s=since_s, frames=frames, began=time.monotonic())
 
     async def _read(self, rebuild: Rebuild) -> None:
-        page = await self._patience.persist("records", self._store.page, rebuild.since_s, rebuild.after)
+        page = await self._past.persist("records", self._past.store.page, rebuild.since_s, rebuild.after)
         if page.num_rows:
-            await self._in_thread(lambda: rebuild.sum(page))
+            await self._past.run(lambda: rebuild.sum(page))
             if len(rebuild.words) > WORDS_MAX:
                 words, rebuild.words = list(rebuild.words.values()), {}
                 rebuild.spilt = True
                 await self._file([], part=words)
             return
-        again = await self._patience.persist("findings", self._store.lately, int(time.time()) - AGAIN_S, AGAIN_MAX)
+        again = await self._past.persist("findings", self._past.store.lately, int(time.time()) - AGAIN_S, AGAIN_MAX)
         whole, part_words = rebuild.words_of(again)
         # those of agents of ours, and those that we hand to whoever has theirs
         mine = [one for one in again if rebuild.owns(one.agent) or rebuild.said(one)]
@@ -368,25 +359,20 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebuild = None
 
     async def _file(self, words: Sequence[Finding], again: Sequence[Finding] = (), part: Sequence[Finding] = ()) -> None:
+        await self._hand_on(await self._cases.file(words, again, part, owns=self._owns))
+
+    def _owns(self, agent: str) -> bool:
+        """Whether an agent's risk is made here."""
+        return subject_partition(agent, self._config.kafka.partitions) in self._parts
+
+    async def _hand_on(self, others: Sequence[Finding]) -> None:
+        """Give findings to those who make the risks of their agents."""
         partitions = self._config.kafka.partitions
-        others = await self._cases.file(
-            words, again, part, owns=lambda agent: subject_partition(agent, partitions) in self._parts
-        )
         owners: dict[int, list[dict[str, Any]]] = {}
         for one in others:
             owners.setdefault(subject_partition(one.agent, partitions), []).append(finding_row(one, self._slot))
         if owners:
             # a crash before this: they are handed on by the rebuild, which finds them stored lately
             tables = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
-            messages = await self._in_thread(lambda: make_parcels([], {}, tables, partitions, self._slot, self._sign))
-            await self._carrier.carry(messages, self._patience.closing)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _whole(parts: Sequence[pa.Table], subject: str) -> pa.Table:
-    filled = [table for table in parts if table.num_rows]
-    if not filled:
-        return SUBJECTS[subject].empty_table()
-    return pa.concat_tables(filled).unify_dictionaries().combine_chunks()
+            messages = await self._past.run(lambda: make_parcels([], {}, tables, partitions, self._slot, self._sign))
+            await self._carrier.carry(messages, self._past.patience.closing)

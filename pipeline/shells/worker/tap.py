@@ -214,9 +214,12 @@ class Tap:
     async def _say(self, reading: Reading) -> None:
         found = [finding for one in reading.stitched for finding in one.findings]
         self._torn.update(trace for one in reading.stitched for trace in one.wanted)
+        # sums first: what they cross a threshold with does not wait for a row about a chain
+        await self._send(lambda: self._sums(reading))
         # a crash behind this: they are stored; the traces are made again of their records, and say the same
         await self._cases.keep(found, part=True)
-        await self._send(reading, found)
+        if found:
+            await self._send(lambda: self._handed(found))
         self._unwritten += [one for one in reading.stitched if one.traces.num_rows or one.edges.num_rows]
 
     def _forget(self) -> None:
@@ -296,24 +299,25 @@ class Tap:
                 # a crash behind this: they are stored; the same rows again replace them
                 await self._pen_patience.persist("traces", self._pen.keep_traces, traces, edges)
 
-    async def _send(self, reading: Reading, found: Sequence[Finding]) -> None:
-        messages = await self._in_thread(lambda: self._messages(reading, found))
+    async def _send(self, make: Callable[[], list[tuple[int, bytes]]]) -> None:
+        messages = await self._in_thread(make)
         if messages:
             await self._carrier.carry(messages, self._patience.closing)
 
-    def _messages(self, reading: Reading, found: Sequence[Finding]) -> list[tuple[int, bytes]]:
+    def _sums(self, reading: Reading) -> list[tuple[int, bytes]]:
+        messages: list[tuple[int, bytes]] = []
+        for frames, sums in reading.sums:
+            rows = {subject: sums.of(subject) for subject in SUBJECTS}
+            messages += make_parcels(frames, rows, {}, self._partitions, self._slot, self._sign)
+        return messages
+
+    def _handed(self, found: Sequence[Finding]) -> list[tuple[int, bytes]]:
         owners: dict[int, list[dict[str, Any]]] = {}
         for finding in found:
             row = finding_row(finding, self._slot)
             owners.setdefault(subject_partition(finding.agent, self._partitions), []).append(row)
         findings = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
-        messages: list[tuple[int, bytes]] = []
-        for frames, sums in reading.sums:
-            rows = {subject: sums.of(subject) for subject in SUBJECTS}
-            messages += make_parcels(frames, rows, {}, self._partitions, self._slot, self._sign)
-        if findings:
-            messages += make_parcels([], {}, findings, self._partitions, self._slot, self._sign)
-        return messages
+        return make_parcels([], {}, findings, self._partitions, self._slot, self._sign)
 
     def _count(self) -> None:
         metrics.OPEN.set(self._aggregator.entries)

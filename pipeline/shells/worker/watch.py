@@ -1,6 +1,6 @@
 """Puts together what looks at the calls: tap, lookout, rules; nothing of it where `[detect] on` is false.
 
-Tap, lookout and responder have a connection to the store and a thread each, so that none of them waits for the other.
+Tap, lookout, findings, risks and rules have a connection to the store and a thread each, so that none waits for the other.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,7 +12,8 @@ from pipeline.shells.controlclient import Control
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.answered import Answered
 from pipeline.shells.worker.carrier import Carrier, Flow
-from pipeline.shells.worker.cases import Cases
+from pipeline.shells.worker.cases import Cases, CaseStore
+from pipeline.shells.worker.desk import Desk
 from pipeline.shells.worker.herald import Herald
 from pipeline.shells.worker.lookout import Lookout
 from pipeline.shells.worker.past import Past
@@ -31,24 +32,26 @@ class Watch:
     ) -> None:
         registry.know_self(key.public_key().verify)
         flow = Flow(config)
-        books = {name: Past(home, config, slot=slot) for name in ("tap", "pen", "lookout")}
+        books = {name: Past(home, config, slot=slot) for name in ("tap", "pen", "lookout", "words", "risks")}
         self.responder = Responder(
             config.respond, slot=slot, control=Control(home, config, answer_s=ANSWER_S), keys=registry,
             store=Answered(home, config, slot=slot),
         )  # fmt: skip
         self._carrier = Carrier(config, servers=servers, slot=slot, flow=flow)
 
-        def cases(name: str, responder: Responder | None) -> Callable[[Callable[..., Awaitable[Any]]], Cases]:
-            return lambda stored: Cases(books[name], stored=stored, wake=herald.wake_finding, slot=slot, responder=responder,
-                                        excepted=registry.excepted)  # fmt: skip
+        def tap_cases(stored: Callable[..., Awaitable[Any]]) -> Cases:
+            return Cases(books["tap"], stored=stored, wake=herald.wake_finding, slot=slot)
+
+        def cases(words: Desk[CaseStore], risks: Desk[CaseStore]) -> Cases:
+            return Cases(words.store, stored=words.persist, fusing=(risks.store, risks.persist), wake=herald.wake_finding,
+                         slot=slot, responder=self.responder, excepted=registry.excepted)  # fmt: skip
 
         self.tap = Tap(
-            config, store=books["tap"], pen=books["pen"], cases=cases("tap", None), carrier=self._carrier, sign=key.sign,
-            slot=slot,
-        )  # fmt: skip
+            config, store=books["tap"], pen=books["pen"], cases=tap_cases, carrier=self._carrier, sign=key.sign, slot=slot
+        )
         self.lookout = Lookout(
-            config, slot=slot, servers=servers, keys=registry, store=books["lookout"],
-            cases=cases("lookout", self.responder), flow=flow, carrier=self._carrier, sign=key.sign,
+            config, slot=slot, servers=servers, keys=registry, store=books["lookout"], words=books["words"],
+            risks=books["risks"], cases=cases, flow=flow, carrier=self._carrier, sign=key.sign,
         )  # fmt: skip
 
     def jobs(self) -> tuple[Coroutine[Any, Any, None], ...]:
