@@ -30,6 +30,7 @@ from enforcers.doors.egress.tunnel import relay, start
 from enforcers.doors.egress.tunnels import Tunnels
 from ext.board import BoardWriter
 from ext.decide import Matcher
+from ext.wires import Listener, Wire
 from schemas.bundle import Bundle, Rule
 from schemas.config import Egress
 from schemas.records import STRING_FIELDS, Kind, Outcome
@@ -111,7 +112,7 @@ class MiniDoor:
         self.port = 0
         self.relays_to = 0
         """The port of an origin: a call that is let out is answered with a 101 and becomes a relay to it."""
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
         self._clients: list[asyncio.StreamWriter] = []
 
     now_ns = staticmethod(time.time_ns)
@@ -121,8 +122,9 @@ class MiniDoor:
         return len(self.records)
 
     async def __aenter__(self) -> "MiniDoor":
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Head(self), "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        door = socket.create_server(("127.0.0.1", 0))
+        self.port = door.getsockname()[1]
+        self._server = self.dialer.wires.listen(door, lambda: _Head(self), 100)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -175,7 +177,7 @@ class _Head(asyncio.Protocol):
     def __init__(self, door: MiniDoor) -> None:
         self._door = door
         self._data = b""
-        self._transport: asyncio.Transport
+        self._transport: Wire
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -194,7 +196,7 @@ class _Head(asyncio.Protocol):
         exchange = Exchange(door.desk)
         refusal = exchange.begin(call, time.time_ns())
         if refusal is None and door.relays_to:
-            self._relay = asyncio.ensure_future(self._upgrade(exchange, early))
+            self._upgrade(exchange, early)
             return
         if refusal is None:
             refusal = start(door, exchange, where, self._transport, early, Caller(AGENT))
@@ -203,11 +205,15 @@ class _Head(asyncio.Protocol):
             self._transport.close()
 
 
-    async def _upgrade(self, exchange: Exchange, early: bytes) -> None:
+    def _upgrade(self, exchange: Exchange, early: bytes) -> None:
         door = self._door
-        origin, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", door.relays_to)
-        answer = b"HTTP/1.1 101 Switching Protocols\r\n\r\nfrom below"
-        relay(door, exchange, Caller(AGENT), self._transport, origin, 101, answer, early, (100, 1000))
+
+        def there(_: asyncio.Protocol, fault: Exception | None) -> None:
+            assert fault is None
+            answer = b"HTTP/1.1 101 Switching Protocols\r\n\r\nfrom below"
+            relay(door, exchange, Caller(AGENT), self._transport, origin, 101, answer, early, (100, 1000))
+
+        origin = door.dialer.wires.connect("127.0.0.1", door.relays_to, asyncio.Protocol, there)
 
 
 class Origin:

@@ -22,6 +22,7 @@ from enforcers.doors.egress.connection import FOREVER, LINGER_BYTES, LINGER_S, S
 from enforcers.doors.egress.ends import BUFFER_BYTES
 from enforcers.doors.egress.flight import Flight
 from enforcers.doors.egress.last import Last
+from ext.wires import Wire
 
 if TYPE_CHECKING:
     from enforcers.doors.egress.door import Door
@@ -114,7 +115,7 @@ class Client(Connection):
             self.release()
             self._read()
 
-    def hand_over(self) -> asyncio.Transport:
+    def hand_over(self) -> Wire:
         """Let the transport be a tunnel's, which sets a protocol of its own."""
         self._state, self._flight, self.due = GONE, None, FOREVER
         self.release()

@@ -37,7 +37,7 @@ class Connection(Held):
 
     def meet(self, transport: asyncio.BaseTransport) -> None:
         """It is there. Where it came from is asked once: that is a system call, and does not change."""
-        self.transport = transport  # type: ignore[assignment]  # uvloop's are asyncio.Transport in all but name
+        self.transport = transport  # type: ignore[assignment]  # a Wire, which is one in all but name
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = _spelled(name[0])

@@ -9,20 +9,21 @@ name led somewhere that it may not.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 from enforcers.core.addresses import OWN, Address, Rules, address_text, refused
 from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver, Unreachable
+from ext.wires import Wire, Wires
 from schemas.config import Egress
 from schemas.errors import AgentFault
 from schemas.vocabulary import shown
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
-Told: TypeAlias = Callable[[tuple[asyncio.Transport, Any] | None, Exception | None, str], None]
+Told: TypeAlias = Callable[[tuple[Wire, Any] | None, Exception | None, str], None]
 
 TRY_S_MIN: Final = 0.25
 """How long one address is tried at least when others follow: `dial_ms` is shared among those that are left."""
@@ -46,6 +47,7 @@ class Dialer:
         self.own = own
         self.resolver = resolver
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._wires: Wires | None = None
         self._judged: dict[tuple[Address, int], str] = {}
         self._judged_by = own.current
 
@@ -67,13 +69,13 @@ class Dialer:
 
     async def dial(
         self, host: str, port: int, literal: Address | None, factory: Callable[[], P]
-    ) -> tuple[asyncio.Transport, P, str]:
+    ) -> tuple[Wire, P, str]:
         """Connect; returns the transport, what `factory` made for it, and `IP:PORT`.
 
         Raises Refused, or Unreachable with `dns`, `connect` or `timeout`, within `dns_ms` and `dial_ms`.
         """
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        made: list[tuple[asyncio.Transport, P]] = []
+        made: list[tuple[Wire, P]] = []
 
         def told(made_of: Any, fault: Exception | None, address: str) -> None:
             if done.done():
@@ -105,6 +107,13 @@ class Dialer:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
+    @property
+    def wires(self) -> Wires:
+        """The connections of that loop, those that others make to us too."""
+        if self._wires is None:
+            self._wires = Wires(self.loop)
+        return self._wires
+
 
 class Dial:
     """One dial on its way."""
@@ -130,7 +139,7 @@ class Dial:
         self._end = self._share = 0.0
         self._passed = self._shown = ""
         self._fault: Exception = Unreachable("connect", "")
-        self._connecting: Coroutine[Any, Any, Any] | None = None
+        self._connecting: Wire | None = None
         if dialer.own.is_named(host, port):
             self._tell(None, Refused(f"`{shown(host)}:{port}` is {OWN}"))
         elif literal is not None:
@@ -148,10 +157,12 @@ class Dial:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._connecting is not None:
+            self._connecting.give_up()
         if self._waits is not None:
             self._waits.cancel()
 
-    def _tell(self, made: tuple[asyncio.Transport, Any] | None, fault: Exception | None) -> None:
+    def _tell(self, made: tuple[Wire, Any] | None, fault: Exception | None) -> None:
         told, self._over = self._told, True
         self._told = _nobody  # neither holds the other any more
         told(made, fault, self._shown)
@@ -187,44 +198,40 @@ class Dial:
             if left <= 0:
                 break
             self._share = max(left / (len(addresses) - self._at + 1), min(TRY_S_MIN, left))
+            try:
+                self._connecting = dialer.wires.connect(text, self._port, self._factory, self._made)
+            except OSError as caught:
+                self._fault = self._refused_by(caught)
+                continue
             self._timer = loop.call_later(self._share, self._late)
-            self._connecting = loop.create_connection(self._factory, text, self._port)
-            self._step(None)
             return
         self._tell(None, Refused(self._passed) if self._passed else self._fault)
 
+    def _refused_by(self, caught: OSError) -> Unreachable:
+        return Unreachable("connect", f"{self._shown}: {(caught.strerror or str(caught)).lower()}")
+
     def _late(self) -> None:
         """This address has had its time."""
-        if self._waits is not None:
-            self._waits.cancel()
-
-    def _step(self, _: "asyncio.Future[Any] | None") -> None:
-        """Go on with the connection as far as it goes, as a task would: there is a dial for each tunnel, and a task for each
-        takes as long as all else here."""
-        assert self._connecting is not None
-        assert self._timer is not None
-        try:
-            self._waits = waits = self._connecting.send(None)
-        except StopIteration as made:
-            self._timer.cancel()
-            if not self._over:
-                self._tell(made.value, None)
-            return
-        except asyncio.CancelledError:
+        if self._connecting is not None and not self._over:
+            self._connecting.give_up()
             self._fault = Unreachable("timeout", f"{self._shown} did not answer within {self._share:.3g} s", "dial_ms")
-        except OSError as caught:
-            self._fault = Unreachable("connect", f"{self._shown}: {(caught.strerror or str(caught)).lower()}")
-        except Exception as caught:  # a fault of ours or of the loop's: whoever waits says so
-            self._timer.cancel()
-            self._tell(None, caught)
-            return
-        else:
-            waits._asyncio_future_blocking = False
-            waits.add_done_callback(self._step)
-            return
-        self._timer.cancel()
-        if not self._over:
             self._next()
+
+    def _made(self, protocol: Any, fault: Exception | None) -> None:
+        """It is connected to this address, or it cannot be."""
+        wire, self._connecting = self._connecting, None
+        assert wire is not None
+        assert self._timer is not None
+        self._timer.cancel()
+        if self._over:
+            return
+        if fault is None:
+            self._tell((wire, protocol), None)
+        elif isinstance(fault, OSError):
+            self._fault = self._refused_by(fault)
+            self._next()
+        else:  # a fault of ours: whoever waits says so
+            self._tell(None, fault)
 
 
 def _nobody(_made: object, _fault: Exception | None, _address: str) -> None:

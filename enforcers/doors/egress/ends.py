@@ -2,16 +2,12 @@
 
 import asyncio
 import contextlib
-import fcntl
-import socket
-import struct
-import termios
 from typing import Any, Final, Protocol
+
+from ext.wires import Wire
 
 BUFFER_BYTES: Final = 64 << 10
 """What may wait to be written in one direction before its sender is paused, beside the one read that goes over it."""
-
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Held(asyncio.Protocol):
@@ -20,7 +16,7 @@ class Held(asyncio.Protocol):
     __slots__ = ("_held", "transport")
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport
+        self.transport: Wire
         self._held = False
         """Whether it is not read for now."""
 
@@ -67,7 +63,7 @@ class Side(asyncio.Protocol):
         self.ended = False
         """Whether it has said that it sends no more."""
         self.gone = False
-        self.transport: asyncio.Transport
+        self.transport: Wire
         self.other: Side | None = None
         """The other end, from `join` to `part`."""
         self._tunnel = tunnel
@@ -146,26 +142,12 @@ class Waiting(asyncio.Protocol):
         self._tunnel.left()
 
 
-def reset(transport: asyncio.Transport) -> None:
+def reset(transport: Wire) -> None:
     """Close without sending what waits, here or in the kernel, so that the peer sees a break and no end."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:  # none where it is closed already
-        with contextlib.suppress(OSError, ValueError):
-            _set_reset(sock.fileno())
-    transport.abort()
+    transport.reset()
 
 
-def _set_reset(fd: int) -> None:
-    # the loop's sockets take no options, and one over a copy of the descriptor costs six calls of the kernel where this costs
-    # two. It lends itself the descriptor: of what family that is does not matter to the option.
-    lent = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-    try:
-        lent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    finally:
-        lent.detach()
-
-
-def close(transport: asyncio.Transport) -> None:
+def close(transport: Wire) -> None:
     """Close behind what waits."""
     transport.close()
 
@@ -174,12 +156,6 @@ def drop(_: bytes) -> None:
     """What is sent to nobody."""
 
 
-def unsent(transport: asyncio.Transport) -> int:
+def unsent(transport: Wire) -> int:
     """Bytes that wait here or in the kernel until the peer's kernel has them; its end counts as one."""
-    waits = transport.get_write_buffer_size()
-    if waits or transport.is_closing():
-        return waits
-    sock = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError, ValueError):
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]) if sock is not None else 0
-    return 0
+    return transport.unsent()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enforcers.core.http.framing import Framing
 from enforcers.core.http.head import Answer
 from enforcers.doors.egress.ends import BUFFER_BYTES, Held
+from ext.wires import Wire
 
 if TYPE_CHECKING:
     from enforcers.doors.egress.flight import Flight
@@ -47,7 +48,7 @@ class Origin(Held):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open, and counted from here on."""
-        self.transport = transport  # type: ignore[assignment]  # uvloop's are asyncio.Transport in all but name
+        self.transport = transport  # type: ignore[assignment]  # a Wire, which is one in all but name
         self.transport.set_write_buffer_limits(BUFFER_BYTES)
         self._pool.made(self)
 
@@ -98,7 +99,7 @@ class Origin(Held):
         if transport is not None:
             transport.abort()
 
-    def hand_over(self) -> asyncio.Transport:
+    def hand_over(self) -> Wire:
         """Let the transport be somebody else's, who sets a protocol of its own: the pool does not count it any more."""
         self.closed = True
         self.flight = None

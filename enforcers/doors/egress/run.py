@@ -34,6 +34,7 @@ from enforcers.doors.egress.own import Own
 from enforcers.doors.egress.resolve import Resolver
 from enforcers.doors.obeyed import LOOK_S, Obeyed
 from enforcers.doors.spooler import Spooler
+from ext.wires import Listener
 from schemas.errors import OperatorFault, PeerFault, WardlineError
 from schemas.home import Home
 from schemas.keys import query_key
@@ -84,7 +85,7 @@ class Server:
         self._identify: Identify
         self._obeyed: Obeyed | None = None
         self._door: Door | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -174,13 +175,13 @@ class Server:
     # -- serving -----------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        door, config, loop = self._door, self._orders.egress, asyncio.get_running_loop()
+        door, config = self._door, self._orders.egress
         assert door is not None
         clock = Clock(door, self._stop.set)
         try:
             beside = unix_socket(self._home.door_socket(self._name), BACKLOG)
             for made in (_tcp_socket(config.listen, self._orders.port), beside):
-                self._listeners.append(await loop.create_server(door.factory, sock=made, backlog=BACKLOG))
+                self._listeners.append(door.dialer.wires.listen(made, door.factory, BACKLOG))
             clock.start()
             gc.collect()
             gc.freeze()

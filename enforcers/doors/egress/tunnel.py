@@ -12,7 +12,6 @@ A slow reader stops its sender: at most one read and one write buffer wait for i
 one effect, which says in `error` what ended it.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -25,6 +24,7 @@ from enforcers.doors.egress.dial import Dial, Refused
 from enforcers.doors.egress.ends import BUFFER_BYTES, Side, Waiting, close, drop, reset, unsent
 from enforcers.doors.egress.resolve import Unreachable
 from enforcers.doors.egress.tunnels import Holds
+from ext.wires import Wire
 from schemas.limits import MIB
 from schemas.records import Outcome
 
@@ -72,7 +72,7 @@ class Calls(Protocol):
 
 
 def start(
-    door: Holds, exchange: Exchange, where: Asked, transport: asyncio.Transport, early: bytes, caller: Calls
+    door: Holds, exchange: Exchange, where: Asked, transport: Wire, early: bytes, caller: Calls
 ) -> Refusal | None:
     """Take over the connection of a client whose CONNECT was decided and recorded; `early` came behind its head.
 
@@ -96,7 +96,7 @@ def start(
 
 
 def relay(
-    door: Holds, exchange: Exchange, caller: Calls, client: asyncio.Transport, origin: asyncio.Transport, status: int,
+    door: Holds, exchange: Exchange, caller: Calls, client: Wire, origin: Wire, status: int,
     to_client: bytes, to_origin: bytes, moved: tuple[int, int] = (0, 0),
 ) -> None:  # fmt: skip
     """Join two connections that are there, such as those of a 101: what was read already of each goes to the other first.
@@ -119,7 +119,7 @@ class Tunnel:
         "_recorded_at", "_seen", "_status", "_still_since", "_tls", "_waiting", "_where", "agent", "exchange", "round",
     )  # fmt: skip
 
-    def __init__(self, door: Holds, exchange: Exchange, agent: str, client: asyncio.Transport) -> None:
+    def __init__(self, door: Holds, exchange: Exchange, agent: str, client: Wire) -> None:
         self.exchange = exchange
         self.agent = agent
         self.round = -1
@@ -381,7 +381,7 @@ class Tunnel:
             if near is None or not near.gone:
                 reset(self._client)
 
-    def _over(self, leave: Callable[[asyncio.Transport], None] = reset) -> None:
+    def _over(self, leave: Callable[[Wire], None] = reset) -> None:
         """Let go of everything but the client's connection. Its effect is recorded, or waits for room."""
         self._done = True
         dial, near, origin = self._dial_out, self._near, self._origin
