@@ -1,9 +1,10 @@
 """Spool bytes to the Arrow columns of a frame, split by partition, without a Python object per record.
 
-    Run.view -> partition of the trace id (Kafka's own hash) -> that partition's columns -> RecordBatch over the same memory
+    Run.view -> partition of the trace id (Kafka's own hash) -> that partition's columns -> IPC stream, or RecordBatch
 
 Each text is dictionary-encoded in the order in which its values first came. A batch owns its memory and lives as long as Arrow
-needs it.
+needs it. Its stream is written here, as Arrow would: what such a stream says of itself differs from batch to batch in nothing
+but lengths, so one that Arrow has written is the form of all, with the places where lengths stand.
 """
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 from libcpp.vector cimport vector
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from ext.layout cimport *
 
@@ -21,6 +23,7 @@ from schemas.limits import FRAME_RECORDS_MAX
 cdef enum:
     FIXED = 22          # columns before the texts
     SLOTS_LEAST = 64
+    CONTINUED = 8       # bytes of each message before what it says of itself; a stream ends with as many
 
 
 cdef uint32_t _murmur2(const uint8_t* at, uint32_t size) noexcept nogil:
@@ -140,8 +143,46 @@ cdef inline int64_t _us(const uint8_t* at) noexcept nogil:
     return ns // 1000 - (1 if ns % 1000 < 0 else 0)
 
 
-cdef class _Batch:
-    """The columns of one partition, and the owner of their memory."""
+cdef struct Part:
+    const void* at
+    int64_t size
+
+
+cdef inline int64_t _padded(int64_t size) noexcept nogil:
+    return (size + 7) & ~<int64_t>7
+
+
+cdef class _Message:
+    """What one message of a stream says of itself, and where in that its lengths stand."""
+
+    cdef bytes said
+    cdef Py_ssize_t body, length, nodes, buffers
+    cdef int columns, parts
+
+    cdef uint8_t* write(self, uint8_t* to, int64_t length, const Part* parts) noexcept:
+        """This message with these parts; returns the byte behind it."""
+        cdef int64_t at = 0
+        cdef int i
+        memcpy(to, PyBytes_AS_STRING(self.said), PyBytes_GET_SIZE(self.said))
+        for i in range(self.parts):
+            store_u64(to + self.buffers + 16 * i, at)
+            store_u64(to + self.buffers + 16 * i + 8, parts[i].size)
+            at += _padded(parts[i].size)
+        for i in range(self.columns):
+            store_u64(to + self.nodes + 16 * i, length)
+        store_u64(to + self.length, length)
+        store_u64(to + self.body, at)
+        to += PyBytes_GET_SIZE(self.said)
+        for i in range(self.parts):
+            if parts[i].size:
+                store_u64(to + _padded(parts[i].size) - 8, 0)
+                memcpy(to, parts[i].at, parts[i].size)
+                to += _padded(parts[i].size)
+        return to
+
+
+cdef class Batch:
+    """The columns of one partition, and the owner of their memory. Nothing is added once it was given out."""
 
     cdef vector[uint8_t] kind, verdict, outcome, mode, depth, trace_id, parent_span
     cdef vector[uint64_t] boot, seq, call_seq, bytes_out, bytes_in, duration_us, epoch, ref, query_hash
@@ -149,7 +190,7 @@ cdef class _Batch:
     cdef vector[int32_t] status
     cdef vector[uint32_t] count, query_bytes, query_bits
     cdef vector[Texts] texts
-    cdef Py_ssize_t records
+    cdef readonly Py_ssize_t records
 
     def __cinit__(self):
         self.texts.resize(STRINGS)
@@ -187,8 +228,50 @@ cdef class _Batch:
         self.records += 1
         return 0
 
-    cdef object to_arrow(self):
-        """The same memory as Arrow sees it. Nothing may be added from now on."""
+    def stream(self):
+        """An Arrow IPC stream of this batch alone."""
+        cdef Part parts[2 * (FIXED + STRINGS)]
+        cdef Texts* texts
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(SCHEMA) + CONTINUED
+        cdef _Message message
+        cdef int i
+        cdef const void** fixed = [
+            self.kind.data(), self.boot.data(), self.seq.data(), self.call_seq.data(), self.time.data(), self.recorded.data(),
+            self.verdict.data(), self.outcome.data(), self.mode.data(), self.depth.data(), self.status.data(),
+            self.count.data(), self.bytes_out.data(), self.bytes_in.data(), self.duration_us.data(), self.epoch.data(),
+            self.ref.data(), self.query_hash.data(), self.query_bytes.data(), self.query_bits.data(), self.trace_id.data(),
+            self.parent_span.data(),
+        ]
+        cdef int* widths = [1, 8, 8, 8, 8, 8, 1, 1, 1, 1, 4, 4, 8, 8, 8, 8, 8, 8, 4, 4, 16, 8]
+        if not self.records:
+            raise ValueError("a batch without records has no stream")
+        for i in range(FIXED + STRINGS):  # of each column which values are there, which is never said, and the values
+            parts[2 * i].size = 0
+            parts[2 * i + 1].at = fixed[i] if i < FIXED else self.texts[i - FIXED].index.data()
+            parts[2 * i + 1].size = self.records * (widths[i] if i < FIXED else 4)
+            size += _padded(parts[2 * i + 1].size)
+        for message in MESSAGES:
+            size += PyBytes_GET_SIZE(message.said)
+        for i in range(STRINGS):
+            size += _padded(4 * self.texts[i].ends.size()) + _padded(self.texts[i].data.size())
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, size)
+        cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+        memcpy(to, PyBytes_AS_STRING(SCHEMA), PyBytes_GET_SIZE(SCHEMA))
+        to += PyBytes_GET_SIZE(SCHEMA)
+        cdef Part values[3]
+        values[0].size = 0
+        for i in range(STRINGS):
+            texts = &self.texts[i]
+            values[1].at, values[1].size = texts.ends.data(), 4 * texts.ends.size()
+            values[2].at, values[2].size = texts.data.data(), texts.data.size()
+            to = (<_Message>MESSAGES[i]).write(to, texts.hashes.size(), values)
+        to = (<_Message>MESSAGES[STRINGS]).write(to, self.records, parts)
+        store_u64(to, 0xFFFFFFFF)
+        assert to + CONTINUED == <uint8_t*>PyBytes_AS_STRING(made) + size
+        return made
+
+    def arrow(self):
+        """The same memory as Arrow sees it: a RecordBatch of `schemas.frame.ARROW_SCHEMA`."""
         cdef Texts* texts
         cdef int i
         arrays = [
@@ -229,8 +312,8 @@ cdef class Columns:
     cdef readonly Py_ssize_t records
     cdef uint32_t _partitions
     cdef Py_ssize_t _batch_records
-    cdef list _open         # a _Batch or None for each partition
-    cdef list _full         # (partition, _Batch)
+    cdef list _open         # a Batch or None for each partition
+    cdef list _full         # (partition, Batch)
 
     def __init__(self, uint32_t partitions, Py_ssize_t batch_records=FRAME_RECORDS_MAX):
         if partitions == 0:
@@ -255,7 +338,7 @@ cdef class Columns:
             raise TypeError("these bytes are not the view of a Run, so nobody says whose records they are")
         cdef uint64_t boot = view.obj.boot
         cdef uint32_t partition, size
-        cdef _Batch batch
+        cdef Batch batch
         data = view
         if data.shape[0] == 0:
             return
@@ -271,7 +354,7 @@ cdef class Columns:
             partition = (_murmur2(at + AT_TRACE_ID, 16) & 0x7FFFFFFF) % self._partitions
             batch = self._open[partition]
             if batch is None:
-                batch = self._open[partition] = _Batch()
+                batch = self._open[partition] = Batch()
             batch.add(boot, at)
             self.records += 1
             if batch.records == self._batch_records:
@@ -281,11 +364,74 @@ cdef class Columns:
 
     def batches(self):
         """Everything that was added, by partition and in the order in which it came; then start anew."""
+        return [(partition, (<Batch>batch).arrow()) for partition, batch in self.parts()]
+
+    def parts(self):
+        """The same, as this module's own batches."""
         found = self._full + [(number, batch) for number, batch in enumerate(self._open) if batch is not None]
         found.sort(key=_partition)  # stable, so a partition's batches keep their order
         self._forget()
-        return [(partition, (<_Batch>batch).to_arrow()) for partition, batch in found]
+        return found
 
 
 def _partition(found):
     return found[0]
+
+
+# -- the form of a stream, as Arrow writes it (its Message.fbs, in the layout of FlatBuffers) -------------------------------
+
+def _field(data, table, number):
+    """Where the field of a table stands; 0 where it is left out."""
+    front = table - int.from_bytes(data[table:table + 4], "little", signed=True)
+    if 4 + 2 * number >= int.from_bytes(data[front:front + 2], "little"):
+        return 0
+    here = int.from_bytes(data[front + 4 + 2 * number:front + 6 + 2 * number], "little")
+    return table + here if here else 0
+
+
+def _there(data, at):
+    """What an offset points to."""
+    return at + int.from_bytes(data[at:at + 4], "little")
+
+
+def _learn():
+    """(the message of the schema, those of the dictionaries and then that of the records) of a stream of the smallest batch."""
+    cdef _Message message
+    texts = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), ["x"])
+    ones = [texts if pa.types.is_dictionary(kind) else
+            pa.array([bytes(kind.byte_width) if pa.types.is_fixed_size_binary(kind) else 1], kind) for kind in TYPES]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ARROW_SCHEMA) as stream:
+        stream.write_batch(pa.RecordBatch.from_arrays(ones, schema=ARROW_SCHEMA))
+    data, at, found = sink.getvalue().to_pybytes(), 0, []
+    while size := int.from_bytes(data[at + 4:at + 8], "little"):
+        message = _Message()
+        message.said = said = data[at:at + CONTINUED + size]
+        root = _there(said, CONTINUED)
+        message.body = _field(said, root, 3)
+        at += CONTINUED + size
+        if not found:
+            found.append(said)  # the schema has no body
+            continue
+        at += int.from_bytes(said[message.body:message.body + 8], "little")
+        batch = _there(said, _field(said, root, 2))
+        if len(found) <= STRINGS:  # a dictionary: a batch of one column
+            number = _field(said, batch, 0)
+            assert (int.from_bytes(said[number:number + 8], "little") if number else 0) == len(found) - 1
+            batch = _there(said, _field(said, batch, 1))
+        message.length = _field(said, batch, 0)
+        nodes, buffers = _there(said, _field(said, batch, 1)), _there(said, _field(said, batch, 2))
+        message.columns = int.from_bytes(said[nodes:nodes + 4], "little")
+        message.parts = int.from_bytes(said[buffers:buffers + 4], "little")
+        message.nodes, message.buffers = nodes + 4, buffers + 4
+        columns = 1 if len(found) <= STRINGS else FIXED + STRINGS
+        assert message.body and message.length and message.columns == columns
+        assert message.parts == (3 if columns == 1 else 2 * columns)
+        found.append(message)
+    assert len(found) == STRINGS + 2
+    return found[0], tuple(found[1:])
+
+
+cdef bytes SCHEMA
+cdef tuple MESSAGES
+SCHEMA, MESSAGES = _learn()

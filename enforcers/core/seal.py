@@ -1,6 +1,6 @@
 """Records become signed frames: one cut of every door's spool, split by partition, numbered in each lane.
 
-    Arrow batch of a partition -> slices of at most `frame_records` -> IPC stream -> zstd -> head -> signature
+    batch of a partition -> slices of at most `frame_records` -> IPC stream -> zstd -> head -> signature
 
 A slice whose frame would pass `FRAME_BYTES_MAX` is halved until it fits; one record always does. Nothing is numbered until
 `LaneBook.commit`: a cut that could not be written to disk has used no frame number.
@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from enforcers.core.lanes import LaneBook
+from ext.columns import Batch
 from schemas.frame import NO_FRAME, Frame, FrameHead, Lane, Range, build_frame
 from schemas.limits import FRAME_BYTES_MAX
 
@@ -26,11 +27,23 @@ def encode_payload(batch: pa.RecordBatch) -> tuple[bytes, int]:
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
     plain = sink.getvalue()
-    return pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(plain, asbytes=True), plain.size
+    return _compressed(plain), plain.size
+
+
+def _encode(batch: Batch, start: int, records: int) -> tuple[bytes, int]:
+    """The same for records of one of our batches: where it is all of them, Arrow need not see it."""
+    if start or records < batch.records:
+        return encode_payload(batch.arrow().slice(start, records))
+    plain = batch.stream()
+    return _compressed(plain), len(plain)
+
+
+def _compressed(plain: bytes | pa.Buffer) -> bytes:
+    return bytes(pa.Codec("zstd", compression_level=ZSTD_LEVEL).compress(plain, asbytes=True))
 
 
 def build_frames(
-    batches: Iterable[tuple[int, pa.RecordBatch]],
+    batches: Iterable[tuple[int, Batch]],
     *,
     lanes: LaneBook,
     ranges: Sequence[Range],
@@ -64,13 +77,13 @@ def _head_room(lane: Lane, ranges: Sequence[Range]) -> int:
     return FRAME_BYTES_MAX - len(head.encode()) - 64
 
 
-def _slices(batch: pa.RecordBatch, records_max: int, bytes_max: int) -> Iterator[tuple[bytes, int, int]]:
+def _slices(batch: Batch, records_max: int, bytes_max: int) -> Iterator[tuple[bytes, int, int]]:
     start = 0
-    while start < batch.num_rows:
-        part = batch.slice(start, records_max)
-        payload, inflated = encode_payload(part)
-        if len(payload) > bytes_max and part.num_rows > 1:
-            records_max = (part.num_rows + 1) // 2
+    while start < batch.records:
+        records = min(records_max, batch.records - start)
+        payload, inflated = _encode(batch, start, records)
+        if len(payload) > bytes_max and records > 1:
+            records_max = (records + 1) // 2
             continue
-        yield payload, inflated, part.num_rows
-        start += part.num_rows
+        yield payload, inflated, records
+        start += records

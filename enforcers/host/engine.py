@@ -183,7 +183,7 @@ class Engine:
         if not doors:
             return None
         frames = build_frames(
-            self._columns.batches(),
+            self._columns.parts(),
             lanes=self.lanes,
             ranges=[Range(boot=d.boot, first=d.first, last=d.last) for d in doors],
             frame_records=self._config.frame_records,

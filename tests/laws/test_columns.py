@@ -87,6 +87,32 @@ def test_columns_say_what_the_oracle_says(recs: list[Rec], partitions: int, piec
     assert (columns.records, columns.batches()) == (0, [])
 
 
+def written_by_arrow(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@settings(max_examples=80)
+@given(recs=st.lists(records, max_size=40), partitions=st.integers(1, 5))
+def test_a_stream_is_to_the_byte_what_arrow_writes(recs: list[Rec], partitions: int) -> None:
+    both = Columns(partitions), Columns(partitions)
+    with TemporaryDirectory() as folder:
+        for run in runs_of(Path(folder), recs)[0]:
+            for columns in both:
+                columns.add(run.view)
+    streams = [(number, batch.records, batch.stream()) for number, batch in both[0].parts()]
+    batches = both[1].batches()
+    assert [(number, size) for number, size, _ in streams] == [(number, batch.num_rows) for number, batch in batches]
+    for (_, _, stream), (_, batch) in zip(streams, batches, strict=True):
+        assert stream == written_by_arrow(batch)
+        with pa.ipc.open_stream(stream) as reader:
+            assert rows(reader.read_next_batch()) == rows(batch)
+            with pytest.raises(StopIteration):
+                reader.read_next_batch()
+
+
 @pytest.mark.parametrize("distinct", [1, 31, 32, 33, 64, 65, 1_000])
 def test_a_dictionary_has_each_value_once_in_the_order_of_its_coming(tmp_path: Path, distinct: int) -> None:
     names = [f"agent-{number}" for number in range(distinct)]
