@@ -10,6 +10,8 @@ class WardlineError(Exception):
 
     blame = "wardline"
     retriable = False
+    unsettled = False
+    """Whether it is about a change that did not happen, or may have."""
 
 
 class AgentFault(WardlineError):

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -158,6 +159,26 @@ def take_or_fail(path: Path, what: str) -> Lock:
     if not lock.take():
         raise OperatorFault(f"{what} is held by process {lock.holder()} (`{path}`)")
     return lock
+
+
+class _NotHere:
+    """A finder (`sys.meta_path`) of modules that are left out."""
+
+    names: Final[set[str]] = set()
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
+        """Say nothing of other modules. Raises ModuleNotFoundError for these, as if they were not installed."""
+        if name in cls.names:
+            raise ModuleNotFoundError(f"{name} is left out of this process", name=name)
+
+
+def leave_out(name: str) -> None:
+    """Let a module that others use when they find it not be found in this process; nothing, where it is here already."""
+    if name not in sys.modules:
+        if not _NotHere.names:
+            sys.meta_path.insert(0, _NotHere)
+        _NotHere.names.add(name)
 
 
 def leave_with_parent() -> None:

@@ -44,6 +44,8 @@ PAGE: Final = 1_000
 class Unsettled(PeerFault):
     """The connection broke in the middle of a change, which was not made, or of which nobody knows. Exit code 1."""
 
+    unsettled = True
+
 
 class Refused(OperatorFault):
     """Control has answered, and does not do it."""

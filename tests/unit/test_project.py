@@ -19,7 +19,7 @@ import pytest
 
 import ext
 from pipeline.cli.common import PACKAGES, refuse_strangers
-from pipeline.cli.main import build_parser
+from pipeline.cli.main import MODULES, build_parser
 from schemas.config import SECTIONS
 from schemas.errors import OperatorFault
 from tests.support.data import NO_DATA, REPOSITORY
@@ -271,6 +271,21 @@ def test_the_command_line_starts_without_the_engines() -> None:
     code = (
         "import sys; from pipeline.cli.main import build_parser; build_parser(); "
         "print(sorted({'faust', 'chdb', 'aiokafka', 'confluent_kafka'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_command_waits_for_what_only_others_need() -> None:
+    """Each is made alone from its module; PyArrow does not look for pandas, which the store's engine brings along."""
+    whole = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert list(whole.choices) == [name for names in MODULES.values() for name in names]
+    for name in whole.choices:
+        alone = next(a for a in build_parser(name)._actions if isinstance(a, argparse._SubParsersAction))
+        assert alone.choices[name].format_help() == whole.choices[name].format_help()
+    code = (
+        "import sys; from pipeline.cli.main import build_parser; import pyarrow; build_parser('status'); pyarrow.array([0]); "
+        "print(sorted({'pandas', 'clickhouse_connect', 'pipeline.cli.calls'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
