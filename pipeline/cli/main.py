@@ -17,7 +17,8 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     "up": ("up",), "demo.command": ("demo",), "status": ("status",), "run": ("run",), "replay": ("replay",),
     "calls": ("calls",), "chain": ("chain",), "explain": ("explain",), "inventory": ("inventory",), "top": ("top",),
     "findings": ("findings",), "finding": ("finding",), "exceptions": ("exceptions",), "respond": ("respond",),
-    "sql": ("sql",), "policy": ("policy",), "agent": ("agent",), "revoke": ("revoke", "unrevoke", "revocations"), "pause": ("pause", "resume"),
+    "sql": ("sql",), "policy": ("policy",), "agent": ("agent",), "revoke": ("revoke", "unrevoke", "revocations"),
+    "pause": ("pause", "resume"),
     "enrol": ("enforcer", "worker"), "keys": ("key",), "audit": ("audit",), "deadletter": ("deadletter",),
     "processes": ("broker", "store", "control", "work", "enforce"), "siem": ("siem",),
 }  # fmt: skip
