@@ -54,9 +54,10 @@ lint: setup
 	$(BIN)/mypy
 
 # the tests on a real Kafka run where Java and Maven are; its jars are fetched here, not in the middle of a test
+# files go in their own order, those with the longest tests (tests/integration) first: short ones fill the gaps at the end
 test: lint
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/run.py --fetch; fi
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then $(BIN)/python deploy/kafka/run.py --fetch; fi
