@@ -63,6 +63,16 @@ class SpoolWriter:
         is too long or has no UTF-8, OverflowError for a number that its field cannot hold.
         """
 
+    def put(
+        self,
+        record: tuple[
+            int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes, bytes,
+            tuple[str, ...], bool,
+        ],
+        /,
+    ) -> int:
+        """The same of what `append` has as arguments. Raises ValueError and TypeError for what is no record besides."""
+
     def prepare(self) -> None:
         """Make the next segment now, unless it is there or there is no room for it; may run in another thread than `append`."""
 

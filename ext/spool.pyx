@@ -26,6 +26,9 @@ from ext.runs import Run, SpoolReader
 from schemas.errors import AgentFault, OperatorFault, SpoolFull
 from schemas.records import STRING_FIELDS
 
+cdef enum:
+    FIELDS = 22     # of a record, as `append` has them
+
 cdef tuple NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 __all__ = ["Run", "SpoolReader", "SpoolWriter"]
 
@@ -82,6 +85,23 @@ cdef class SpoolWriter:
                uint64_t duration_ns, uint64_t epoch, uint64_t ref, uint64_t query_hash, uint32_t query_bytes,
                uint32_t query_bits, bytes trace_id not None, bytes parent_span not None, tuple texts not None, bint reserved):
         """Write one record; returns its seq."""
+        return self._write(kind, call_seq, time_ns, recorded_ns, verdict, outcome, mode, depth, status, count, bytes_out,
+                           bytes_in, duration_ns, epoch, ref, query_hash, query_bytes, query_bits, trace_id, parent_span, texts,
+                           reserved)
+
+    def put(self, tuple record not None):
+        """The same of what `append` has as arguments."""
+        if PyTuple_GET_SIZE(record) != FIELDS:
+            raise ValueError(f"a record has {FIELDS} fields, not {len(record)}")
+        return self._write(record[0], record[1], record[2], record[3], record[4], record[5], record[6], record[7], record[8],
+                           record[9], record[10], record[11], record[12], record[13], record[14], record[15], record[16],
+                           record[17], <bytes?>record[18], <bytes?>record[19], <tuple?>record[20], record[21])
+
+    cdef uint64_t _write(self, uint8_t kind, uint64_t call_seq, int64_t time_ns, int64_t recorded_ns, uint8_t verdict,
+                         uint8_t outcome, uint8_t mode, uint8_t depth, int32_t status, uint32_t count, uint64_t bytes_out,
+                         uint64_t bytes_in, uint64_t duration_ns, uint64_t epoch, uint64_t ref, uint64_t query_hash,
+                         uint32_t query_bytes, uint32_t query_bits, bytes trace_id, bytes parent_span, tuple texts,
+                         bint reserved) except 0:
         cdef uint16_t lengths[STRINGS]
         cdef uint32_t size = _measure(texts, lengths)
         if PyBytes_GET_SIZE(trace_id) != 16 or PyBytes_GET_SIZE(parent_span) != 8:

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -53,16 +54,14 @@ class Spooler:
             self._lock.release()
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_ready, name="spool-ready", daemon=True)
-        self._thread.start()
-
-    def append(self, record: Record) -> int:
-        """Write one record and return its seq; when this returns, the record outlives this process.
+        self.append: Callable[[Record], int] = self._writer.put
+        """Writes one record and returns its seq; when it returns, the record outlives this process.
 
         Raises SpoolFull when there is no room and AgentFault when it is too long; then nothing was written.
         """
-        return self._writer.append(*record)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_ready, name="spool-ready", daemon=True)
+        self._thread.start()
 
     @property
     def boot(self) -> int:

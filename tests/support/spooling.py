@@ -77,7 +77,7 @@ def writer(folder: Path, *, spool: int = 16 * SEGMENT, reserved: int = SEGMENT, 
 
 def put(spool: SpoolWriter, rec: Rec, *, reserved: bool = False) -> tuple[int, Rec]:
     """Append; returns the seq, and the record as it should be read."""
-    seq = spool.append(*rec.arguments(reserved=reserved))
+    seq = spool.put(rec.arguments(reserved=reserved))
     return seq, replace(rec, call_seq=rec.call_seq or seq)
 
 

@@ -150,14 +150,14 @@ def test_a_count_is_a_row_of_the_store_with_its_number(tmp_path: Path) -> None:
     flood = Flood("door-1")
     wrong(flood, "mallory", 5)
     flood.add("malformed", "bare-lf", status=400)
-    assert flood.write(lambda one: spool.append(*one), NOW)
+    assert flood.write(spool.put, NOW)
     runs = SpoolReader(str(tmp_path), boot).read(100, 1 << 20)
     assert [(run.opened, run.closed) for run in runs] == [([], [])], "a count opens and ends no call"
     columns = Columns(4)
     for run in runs:
         columns.add(run.view)
     (frame,) = build_frames(
-        columns.batches(), lanes=LaneBook("enforce-1", 7, resend_ns=1), ranges=[Range(boot=boot, first=1, last=2)],
+        columns.parts(), lanes=LaneBook("enforce-1", 7, resend_ns=1), ranges=[Range(boot=boot, first=1, last=2)],
         frame_records=100, created_ns=NOW, sign=key.sign,
     )  # fmt: skip
     partition, ledger = frame.head.lane.partition, Ledger()
