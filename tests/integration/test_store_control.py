@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas.store import ACK_SCHEMA, CONTROL_SCHEMA, MIGRATIONS
+from schemas.migrate import MIGRATIONS
+from schemas.store import ACK_SCHEMA, CONTROL_SCHEMA
 from tests.support.store import NOW_S, Store, decision, effect, frame_of, running
 
 NOW_US = NOW_S * 1_000_000

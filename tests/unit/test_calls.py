@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.calls import DURATION_MS_MAX, FIELDS, SIZE_MAX, STATUS_MAX, RecordedCall, mint_trace_id, parse_call
+from schemas.callfields import DURATION_MS_MAX, SIZE_MAX, STATUS_MAX
+from schemas.calls import FIELDS, RecordedCall, mint_trace_id, parse_call
 from schemas.errors import OperatorFault
 from schemas.limits import LINE_BYTES_MAX, NAME_BYTES_MAX, RESOURCE_BYTES_MAX, STRING_BYTES_MAX
 from schemas.records import Outcome

@@ -8,14 +8,12 @@ import pytest
 
 from pipeline.shells.store.sessions import SESSION_STATEMENTS_MAX, SESSIONS_MAX, Sessions
 from schemas.errors import OperatorFault
+from schemas.migrate import MIGRATIONS, Migration, migrate
 from schemas.store import (
     INSERT_SCHEMA,
-    MIGRATIONS,
-    Migration,
     clickhouse_type,
     frame_row,
     insert_sql,
-    migrate,
     quote_name,
     quote_text,
     structure,

@@ -21,6 +21,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ext.opencalls import OpenCalls
+from pipeline.core.detect.coded import (
+    all_said,
+    coded_of,
+    combined_of,
+    constant_of,
+    indices_of,
+    numbers_of,
+    of_values,
+    plain_of,
+    recoded_by,
+    text_of,
+    times_of,
+)
 from schemas.egress import AGENT_ROWS, CREDENTIAL_ROWS, DOMAIN_ROWS, network_of, subject_partition
 from schemas.frame import Lane
 from schemas.limits import AGENTS_MAX, OPEN_CALLS_MAX
@@ -34,7 +47,6 @@ LANE: Final = ("lane_host", "lane_boot", "lane_partition", "frame_no")
 SECOND_US: Final = 1_000_000
 HOUR_S: Final = 3600
 _SERVER: Final = re.compile(r'Tool::"([^/"]+)/')
-_CODES_MAX: Final = 1 << 62
 
 Place: TypeAlias = tuple[str, str, str, str, str]
 Columns: TypeAlias = dict[str, Any]
@@ -99,22 +111,22 @@ class Aggregator:
         Texts may be dictionaries or not. The same as taking the frames one by one, in any order.
         """
         names = dict(zip(("enforcer", "enforcer_boot", "partition", "frame_no"), LANE, strict=True))
-        keys = pa.table({new: _plain(rows[old]) for old, new in names.items()})
-        codes = _combined([_coded(keys[name]) for name in LANE])
+        keys = pa.table({new: plain_of(rows[old]) for old, new in names.items()})
+        codes = combined_of([coded_of(keys[name]) for name in LANE])
         _, first, frame = np.unique(codes, return_index=True, return_inverse=True)
         return self._sum(rows, keys.take(pa.array(first)), frame.astype(np.int32))
 
     def _sum(self, rows: pa.Table, frames: pa.Table, frame: NDArray[np.int32]) -> Aggregates:
         if any(column.num_chunks > 1 for column in rows.columns):
             rows = rows.unify_dictionaries()
-        kind = _numbers(rows, "kind", np.uint8)
+        kind = numbers_of(rows, "kind", np.uint8)
         decided = np.flatnonzero(kind == Kind.DECISION)
         ended = np.flatnonzero((kind == Kind.PROGRESS) | (kind == Kind.EFFECT) | (kind == Kind.LOST))
-        seq, boot, time = _numbers(rows, "call_seq"), _numbers(rows, "boot"), _times(rows)
+        seq, boot, time = numbers_of(rows, "call_seq"), numbers_of(rows, "boot"), times_of(rows)
         # in time, so that the first row of a group is its first call, however the rows came
         decided = decided[np.lexsort((seq[decided], boot[decided], time[decided]))]
         # in the order of their records, so that totals grow
-        ended = ended[np.lexsort((_numbers(rows, "seq")[ended], boot[ended]))]
+        ended = ended[np.lexsort((numbers_of(rows, "seq")[ended], boot[ended]))]
         decisions, early = self._decisions(rows.take(pa.array(decided)), frame[decided])
         ends = self._ends(rows.select(_OF_ENDS).take(pa.array(ended)), frame[ended], decisions)
         counted = [_plain_rows(some) for some in (decisions, early, ends) if some is not None]
@@ -129,31 +141,31 @@ class Aggregator:
 
     def _decisions(self, rows: pa.Table, frame: NDArray[np.int32]) -> tuple[Columns, Columns | None]:
         """The decisions; and of those whose end came in a frame before, what it brought."""
-        texts = {name: _text(rows[name]) for name in (*PLACE, "session", "credential", "proof", "address")}
-        time, boot, seq = _times(rows), _numbers(rows, "boot"), _numbers(rows, "call_seq")
-        bytes_out, bytes_in = _numbers(rows, "bytes_out"), _numbers(rows, "bytes_in")
-        denied = (_numbers(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
+        texts = {name: text_of(rows[name]) for name in (*PLACE, "session", "credential", "proof", "address")}
+        time, boot, seq = times_of(rows), numbers_of(rows, "boot"), numbers_of(rows, "call_seq")
+        bytes_out, bytes_in = numbers_of(rows, "bytes_out"), numbers_of(rows, "bytes_in")
+        denied = (numbers_of(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
         place = self._places.numbers([texts[name] for name in PLACE], denied == 0, self._open)
         more_out, more_in, back = np.zeros_like(bytes_out), np.zeros_like(bytes_in), np.zeros_like(denied)
         self._open.decided(boot, seq, place, time, bytes_out, bytes_in, denied, more_out, more_in, back)
         early = self._brought(place, time, boot, seq, more_out, more_in, back, frame)
-        query_bits = _numbers(rows, "query_bits", np.uint32)
+        query_bits = numbers_of(rows, "query_bits", np.uint32)
         writes = _writes(texts["action"]) | (query_bits > 0)
         decisions = texts | {
             "task": _tasks(texts["session"], rows["trace_id"]), "where": _where(texts), "time": time, "call_boot": boot,
             "call_seq": seq, "bytes_out": bytes_out.copy(), "bytes_in": bytes_in.copy(), "denied": denied.astype(np.uint32),
             "calls": np.ones(len(seq), np.uint32), "writes": writes.astype(np.uint32), "query_bits": query_bits,
-            "query_hash": _numbers(rows, "query_hash"), "frame": frame,
+            "query_hash": numbers_of(rows, "query_hash"), "frame": frame,
         }  # fmt: skip
         return decisions, early
 
     def _ends(self, rows: pa.Table, frame: NDArray[np.int32], decisions: Columns) -> Columns | None:
         """What ends brought: with their decision where that is in the same frame, else as rows."""
         count = rows.num_rows
-        boot, seq = _numbers(rows, "boot"), _numbers(rows, "call_seq")
-        bytes_out, bytes_in = _numbers(rows, "bytes_out").copy(), _numbers(rows, "bytes_in").copy()
-        last = (_numbers(rows, "kind", np.uint8) != Kind.PROGRESS).astype(np.uint8)
-        back = (_numbers(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
+        boot, seq = numbers_of(rows, "boot"), numbers_of(rows, "call_seq")
+        bytes_out, bytes_in = numbers_of(rows, "bytes_out").copy(), numbers_of(rows, "bytes_in").copy()
+        last = (numbers_of(rows, "kind", np.uint8) != Kind.PROGRESS).astype(np.uint8)
+        back = (numbers_of(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
         place, time, decision = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.int32)
         self._open.ended(boot, seq, bytes_out, bytes_in, last, back, place, time, decision)
         near = np.flatnonzero(decision >= 0)
@@ -176,7 +188,7 @@ class Aggregator:
         texts = self._places.texts(place[says])
         nothing = np.zeros(len(says), np.uint32)
         return texts | {
-            "task": _constant("", len(says)), "where": _where(texts), "time": time[says], "call_boot": boot[says],
+            "task": constant_of("", len(says)), "where": _where(texts), "time": time[says], "call_boot": boot[says],
             "call_seq": seq[says], "bytes_out": bytes_out[says], "bytes_in": bytes_in[says],
             "denied": back[says].astype(np.uint32), "calls": nothing, "writes": nothing, "query_bits": nothing,
             "query_hash": nothing.astype(np.uint64), "frame": frame[says],
@@ -198,9 +210,9 @@ class Aggregator:
         table = table.take(pa.array(rows))
         time, nothing = table["time"].combine_chunks().to_numpy(), np.zeros(len(rows), np.uint32)
         said = {
-            "where": _constant("", len(rows)), "agent": table["agent"], "hour": time // (SECOND_US * HOUR_S), "calls": nothing,
-            "writes": nothing, "denied": nothing, "bytes_out": nothing.astype(np.uint64), "time": time, "last": time,
-            "call_boot": table["call_boot"], "call_seq": table["call_seq"], "frame": table["frame"],
+            "where": constant_of("", len(rows)), "agent": table["agent"], "hour": time // (SECOND_US * HOUR_S),
+            "calls": nothing, "writes": nothing, "denied": nothing, "bytes_out": nothing.astype(np.uint64), "time": time,
+            "last": time, "call_boot": table["call_boot"], "call_seq": table["call_seq"], "frame": table["frame"],
         }  # fmt: skip
         return pa.table(said)
 
@@ -222,11 +234,11 @@ class _Places:
         rows = np.flatnonzero(wanted)
         if not len(rows):
             return found
-        codes = _combined([(_indices(text)[rows], len(text.dictionary)) for text in texts])
+        codes = combined_of([(indices_of(text)[rows], len(text.dictionary)) for text in texts])
         _, first, back = np.unique(codes, return_index=True, return_inverse=True)
         at = rows[first]
         # from the dictionary: an array with one gives its items as scalars first, which is ten times as slow
-        places = list(zip(*(text.dictionary.take(pa.array(_indices(text)[at])).to_pylist() for text in texts), strict=True))
+        places = list(zip(*(text.dictionary.take(pa.array(indices_of(text)[at])).to_pylist() for text in texts), strict=True))
         if len(self._known) + len(places) > self._most:
             self._sweep(calls)
         found[rows] = np.array([self._number(place) for place in places], np.int32)[back]
@@ -276,9 +288,9 @@ def _domains(rows: pa.Table) -> pa.Table:
 
 def _credentials(rows: Columns, frames: pa.Table) -> pa.Table:
     keys = ["credential", "proof", "agent", "network", "frame"]
-    shown = np.flatnonzero(_of_values(rows["credential"], bool)[_indices(rows["credential"])])
+    shown = np.flatnonzero(of_values(rows["credential"], bool)[indices_of(rows["credential"])])
     at = pa.array(shown)
-    network = _recoded(rows["address"].take(at), network_of)
+    network = recoded_by(rows["address"].take(at), network_of)
     made = {name: rows[name] for name in ("credential", "proof", "agent", "frame", "calls", *_FIRST)} | {"last": rows["time"]}
     found = _grouped(pa.table(made).take(at).append_column("network", network), keys, ("calls",), _FIRST, ("last",))
     return found.append_column("enforcer", frames["lane_host"].take(found["frame"]))
@@ -328,9 +340,9 @@ def split(table: pa.Table, subject: str, partitions: int) -> Iterator[tuple[int,
     """
     if not table.num_rows:
         return
-    text = _text(table[subject])
+    text = text_of(table[subject])
     of = np.array([subject_partition(value, partitions) if value else -1 for value in text.dictionary.to_pylist()], np.int64)
-    where = of[_indices(text)]
+    where = of[indices_of(text)]
     for partition in range(partitions):
         rows = np.flatnonzero((where == partition) | (where == -1))
         if len(rows):
@@ -350,7 +362,7 @@ def _is_loose(column: pa.ChunkedArray, rows: int) -> bool:
 
 
 def _writes(action: pa.DictionaryArray) -> NDArray[np.bool_]:
-    return _of_values(action, _is_write)[_indices(action)]
+    return of_values(action, _is_write)[indices_of(action)]
 
 
 def _is_write(action: str) -> bool:
@@ -365,17 +377,17 @@ def where_of(domain: str, host: str, resource: str) -> str:
 
 
 def _where(texts: Columns) -> pa.DictionaryArray:
-    if _all_said(texts["domain"]):
+    if all_said(texts["domain"]):
         return texts["domain"]
     domain, host = texts["domain"].cast(pa.utf8()), texts["host"].cast(pa.utf8())
     named = pc.if_else(pc.equal(domain, ""), host, domain)
-    server = _recoded(texts["resource"], lambda resource: where_of("", "", resource))
+    server = recoded_by(texts["resource"], lambda resource: where_of("", "", resource))
     return pc.if_else(pc.equal(named, ""), server.cast(pa.utf8()), named).dictionary_encode()
 
 
 def _tasks(session: pa.DictionaryArray, trace_id: pa.ChunkedArray) -> pa.DictionaryArray:
     """The session, and of calls without one the trace id in hex digits."""
-    if _all_said(session):
+    if all_said(session):
         return session
     plain = session.cast(pa.utf8())
     digits = trace_id.cast(pa.binary(16)).combine_chunks()
@@ -384,67 +396,3 @@ def _tasks(session: pa.DictionaryArray, trace_id: pa.ChunkedArray) -> pa.Diction
     offsets = np.arange(0, 32 * len(digits) + 1, 32, dtype=np.int32)
     hexed = pa.StringArray.from_buffers(len(digits), pa.py_buffer(offsets), pa.py_buffer(text))
     return pc.if_else(pc.equal(plain, ""), hexed, plain).dictionary_encode()
-
-
-def _all_said(text: pa.DictionaryArray) -> bool:
-    return bool(_of_values(text, bool)[_indices(text)].all())
-
-
-# -- columns ---------------------------------------------------------------------------------------------------------
-
-
-def _numbers(rows: pa.Table, name: str, kind: type[Any] = np.uint64) -> NDArray[Any]:
-    return np.asarray(rows[name].to_numpy(), kind)
-
-
-def _times(rows: pa.Table) -> NDArray[np.int64]:
-    return np.asarray(rows["time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy(), np.int64)
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _text(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """A text column as one array with one dictionary."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.cast(pa.utf8()).dictionary_encode()
-    if column.num_chunks == 0:
-        return _constant("", 0)
-    return column.unify_dictionaries().combine_chunks()
-
-
-def _indices(text: pa.DictionaryArray) -> NDArray[np.int32]:
-    return np.asarray(text.indices.to_numpy(zero_copy_only=False), np.int32)
-
-
-def _constant(value: str, rows: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value], pa.utf8()))
-
-
-def _of_values(text: pa.DictionaryArray, what: Any) -> NDArray[np.bool_]:
-    """`what` of each distinct text."""
-    return np.array([what(value) for value in text.dictionary.to_pylist()], np.bool_)
-
-
-def _recoded(text: pa.DictionaryArray, what: Any) -> pa.DictionaryArray:
-    """Each text replaced by `what` of it, which is asked once for each distinct one in use."""
-    used, back = np.unique(_indices(text), return_inverse=True)
-    values = text.dictionary.take(pa.array(used)).to_pylist()
-    return pa.array([what(value) for value in values], pa.utf8()).dictionary_encode().take(pa.array(back.astype(np.int32)))
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
-    values, back = np.unique(column.to_numpy(), return_inverse=True)
-    return back.astype(np.int64), len(values)
-
-
-def _combined(columns: Sequence[tuple[NDArray[Any], int]]) -> NDArray[np.int64]:
-    """One number for each row, equal where all columns are."""
-    codes, size = columns[0][0].astype(np.int64), max(1, columns[0][1])
-    for more, distinct in columns[1:]:
-        if size * max(1, distinct) >= _CODES_MAX:
-            values, codes = np.unique(codes, return_inverse=True)
-            size = len(values)
-        codes, size = codes * max(1, distinct) + more, size * max(1, distinct)
-    return codes

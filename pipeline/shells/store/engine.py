@@ -21,7 +21,8 @@ from chdb.state.sqlitelike import connect
 
 from schemas.config import Config
 from schemas.errors import OperatorFault
-from schemas.store import migrate, quote_name, quote_text
+from schemas.migrate import migrate
+from schemas.store import quote_name, quote_text
 
 log = logging.getLogger(__name__)
 

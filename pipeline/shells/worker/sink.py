@@ -21,6 +21,7 @@ from schemas.errors import OperatorFault, PeerFault, WardlineError
 from schemas.frame import Lane
 from schemas.home import Home
 from schemas.links import store_link
+from schemas.migrate import migrate
 from schemas.store import (
     ACK_SCHEMA,
     CONTROL_SCHEMA,
@@ -37,7 +38,6 @@ from schemas.store import (
     control_live_sql,
     fenced_into,
     lane_state_sql,
-    migrate,
     quote_name,
     quote_text,
     take_over_sql,
