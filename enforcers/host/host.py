@@ -181,7 +181,7 @@ class _Host:
 
     async def _seal(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
-        full = self._config.enforcer.frame_records * self._config.kafka.partitions // 2
+        full = self._config.enforcer.frame_records * self._config.kafka.partitions * 3 // 4
         rounds = 1
         while True:
             busiest = 0
