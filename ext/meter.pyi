@@ -29,6 +29,9 @@ class Units:
     def evicted(self) -> int:
         """Pairs that had to make room."""
 
+    def drop_oldest(self) -> bool:
+        """Let go of the pair used least lately, with its items; False where there is none left then."""
+
     def clear(self) -> None:
         """Forget every pair."""
 

@@ -92,6 +92,13 @@ cdef class Units:
         self.evicted = 0
         self.clear()
 
+    def drop_oldest(self):
+        """Let go of the pair used least lately, with its items; False where there is none left then."""
+        if self._oldest >= 0:
+            self.drop_pair(self._oldest)
+            self.evicted += 1
+        return self.pairs > 0
+
     def clear(self):
         """Forget every pair."""
         self._pairs.clear()

@@ -101,8 +101,8 @@ DETECT_LANES_MAX: Final = 4096
 """Lanes of which a partition of `egress` knows the frames that were taken. Reaching it: the one used least lately, counted."""
 
 BEACON_PAIRS_MAX: Final = 16_384
-"""Pairs of agent and host of which a partition of `egress` knows when they spoke. Reaching it: what was heard of longest ago
-makes room, counted; so for the limits below."""
+"""Pairs of agent and host of which a worker's partitions of `egress` know when they spoke, together. Reaching it: what was
+heard of longest ago makes room, counted, where most is kept; so for the limits below."""
 
 BEACON_DAYS_MAX: Final = 8_192
 """Days of such pairs, each of BEACON_SECONDS_MAX at most."""
@@ -111,19 +111,19 @@ BEACON_SECONDS_MAX: Final = 512
 """Seconds with calls that are kept of a pair's day: the latest. Of those before them the hours keep their counts."""
 
 DENY_AGENTS_MAX: Final = 16_384
-"""Agents whose refusals a partition of `egress` knows."""
+"""Agents whose refusals a worker's partitions of `egress` know."""
 
 DENY_WINDOWS_MAX: Final = 32_768
 """Their windows with refusals in all."""
 
 VOLUME_AGENTS_MAX: Final = 16_384
-"""Agents of which a partition of `egress` knows what they sent."""
+"""Agents of which a worker's partitions of `egress` know what they sent."""
 
 VOLUME_DAYS_MAX: Final = 16_384
 """Their days in all."""
 
 SEQUENCE_TASKS_MAX: Final = 32_768
-"""Tasks of which a partition of `egress` knows the tools."""
+"""Tasks of which a worker's partitions of `egress` know the tools."""
 
 SEQUENCE_TOOLS_MAX: Final = 32
 """Tools of one task. Reaching it: a further one is not looked at, counted."""

@@ -62,6 +62,8 @@ class Status:
     disk: dict[str, int] = field(default_factory=dict)
     deadletters: int | None = None
     detection: dict[str, int] = field(default_factory=dict)
+    lookouts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each worker what its detectors keep, and who has told whom most, in bits."""
     siem: list[dict[str, Any]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -238,6 +240,8 @@ def _add_figures(found: Status, name: str, said: dict[str, Any]) -> None:
     looks: dict[str, Any] = said.get("lookout") or {}
     for what in DETECTION if looks else ():
         found.detection[what] = found.detection.get(what, 0) + int(looks.get(what, 0))
+    if looks:
+        found.lookouts[name] = {what: looks.get(what) for what in ("kept", "told")}
     if looks.get("defects"):
         found.warnings.append(f"{name}: {looks['defects']} detectors have failed and look at nothing more (its log says why)")
     if name == "siem":

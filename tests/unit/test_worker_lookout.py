@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.detect import Detector, detectors
+from pipeline.core.detect.interface import Room
 from pipeline.shells.worker import lookout, patience, tap
 from schemas.findings import DENY_BURST, FIRST_SEEN, LEAK, RISK, SECOND_HOLDER
 from schemas.frame import Frame
@@ -301,6 +302,10 @@ class Broken:
     """A detector that fails."""
 
     name, subject, entries, evicted = "broken", "agent", 0, 0
+    room: tuple[Room, ...] = ()
+
+    def forget_oldest(self, which: int) -> bool:
+        return False
 
     def take(self, rows: pa.Table) -> list[Any]:
         raise ZeroDivisionError("a defect")

@@ -18,7 +18,7 @@ from pipeline.core.detect.leak import Leaks
 from pipeline.core.detect.sequence import Sequences
 from pipeline.core.detect.volume import Volumes
 
-__all__ = ["Detector", "detectors"]
+__all__ = ["Detector", "Leaks", "detectors"]
 
 
 def detectors() -> list[Detector]:

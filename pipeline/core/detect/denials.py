@@ -26,6 +26,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, examples, news
 from schemas.findings import DENY_BURST, Finding, Term, some_calls
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
@@ -129,6 +130,18 @@ class DenyBursts:
         """Agents that had to make room."""
         return self._evicted
 
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        return (Room(len(self._agents), self._agents_max), Room(self._windows, self._windows_max))
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the agent that was heard of longest ago, with its windows."""
+        if len(self._agents) < 2:
+            return False
+        self._drop_oldest()
+        return True
+
     def clear(self) -> None:
         """Forget every agent."""
         self._agents.clear()
@@ -177,9 +190,12 @@ class DenyBursts:
 
     def _make_room(self) -> None:
         while len(self._agents) > 1 and (len(self._agents) > self._agents_max or self._windows > self._windows_max):
-            _, gone = self._agents.popitem(last=False)
-            self._windows -= len(gone.windows)
-            self._evicted += 1
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, gone = self._agents.popitem(last=False)
+        self._windows -= len(gone.windows)
+        self._evicted += 1
 
     def _judge(self, name: str, state: _Agent) -> list[Finding]:
         latest = max(state.active)

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import Ints, codes, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import news
 from schemas.detectors import FIRST_SEEN
 from schemas.findings import Finding, Term, some_calls
@@ -103,6 +104,19 @@ class FirstSeen:
     def evicted(self) -> int:
         """Domains and agents that had to make room, and pairs for which there was none."""
         return self._evicted
+
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        return (Room(self._pairs, self._pairs_max),)
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the domain used least lately, with its agents. Since when an agent is known, every partition knows."""
+        if len(self._domains) < 2:
+            return False
+        self._evicted += 1
+        self._drop(next(iter(self._domains)))
+        return True
 
     def clear(self) -> None:
         """Forget everything that is kept."""

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import news
 from schemas.detectors import SECOND_HOLDER
 from schemas.egress import network_of
@@ -91,6 +92,19 @@ class SecondHolders:
     def evicted(self) -> int:
         """Credentials and holders that had to make room."""
         return self._evicted
+
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        return (Room(len(self._credentials), self._credentials_max),)
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the credential used least lately."""
+        if len(self._credentials) < 2:
+            return False
+        self._credentials.popitem(last=False)
+        self._evicted += 1
+        return True
 
     def clear(self) -> None:
         """Forget every credential."""

@@ -5,11 +5,19 @@ and sets, by subject and window. After each take it judges again what the rows h
 again when it has changed; what held and does not hold any more, since an older call came late, is the same finding, withdrawn.
 """
 
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from schemas.findings import Finding
+
+
+class Room(NamedTuple):
+    """What is kept of something, and the most that may be: by one set of detectors, and by all sets of a worker."""
+
+    kept: int
+    most: int
 
 
 class Detector(Protocol):
@@ -34,5 +42,28 @@ class Detector(Protocol):
     def evicted(self) -> int:
         """What had to make room so far."""
 
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What it keeps of each thing that has a limit."""
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of what was not used for longest, to make room for the thing `room[which]`; False when no more can go."""
+
     def clear(self) -> None:
         """Forget everything but the count of evictions: the partition is another's now."""
+
+
+def make_room(sets: Iterable[Sequence[Detector]]) -> None:
+    """Hold several sets of detectors to the limits of one: the set that keeps most of a thing lets go of its oldest.
+
+    Each set alone keeps its limits, so nothing happens with one; and none of them notices the others before they are full.
+    """
+    kinds: dict[str, list[Detector]] = {}
+    for detector in (one for several in sets for one in several):
+        kinds.setdefault(detector.name, []).append(detector)
+    for several in kinds.values():
+        for which, room in enumerate(several[0].room):
+            while sum(one.room[which].kept for one in several) > room.most:
+                fullest = max(several, key=lambda one: one.room[which].kept)
+                if not fullest.forget_oldest(which):
+                    break

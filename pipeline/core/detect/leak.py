@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from ext.meter import Units, decayed, name_bits
 from pipeline.core.detect.columns import codes, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import news
 from schemas.detectors import LEAK
 from schemas.findings import Finding, Term, some_calls
@@ -85,6 +86,7 @@ class Leaks:
 
     def __init__(self, pairs: int = LEAK_PAIRS_MAX, items: int = LEAK_ITEMS_MAX, agents: int = AGENTS_MAX) -> None:
         self._units = Units(pairs, items, LEAK_NAMES_MAX, LEAK_QUERIES_MAX)
+        self._pairs_max, self._items_max = pairs, items
         self._pairs: dict[int, _Pair] = {}
         """By slot."""
         self._since: OrderedDict[str, int] = OrderedDict()
@@ -104,6 +106,19 @@ class Leaks:
         """Pairs and agents that had to make room."""
         return self._units.evicted + self._forgotten
 
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        pairs, items = Room(self._units.pairs, self._pairs_max), Room(self._units.units, self._items_max)
+        return pairs, items, Room(len(self._since), self._agents_max)
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the pair used least lately, with its items; or of since when the agent heard of longest ago is known."""
+        if which == 2:
+            self._forget_agent()
+            return bool(self._since)
+        return self._units.drop_oldest()
+
     def clear(self) -> None:
         """Forget every pair."""
         self._units.clear()
@@ -122,11 +137,11 @@ class Leaks:
     def totals(self, most: int) -> list[tuple[str, str, float]]:
         """(agent, destination, bits) of the pairs with the highest totals, of names and of queries that were refused."""
         slots = np.array(list(self._pairs), np.int32)
-        found = [
-            (pair.agent, pair.domain or pair.host, round(bits, 3))
-            for pair, bits in zip(self._pairs.values(), self._units.bits_of(slots)[0].tolist(), strict=True)
-            if bits > 0
-        ]
+        bits = self._units.bits_of(slots)[0]
+        least = np.sort(bits)[-most:][0] if len(bits) else 0.0
+        at = np.flatnonzero((bits > 0) & (bits >= least)).tolist()
+        pairs = [self._pairs[slot] for slot in slots[at].tolist()]
+        found = [(one.agent, one.domain or one.host, round(float(bits[i]), 3)) for one, i in zip(pairs, at, strict=True)]
         return sorted(found, key=lambda one: (-one[2], one))[:most]
 
     # -- rows to items -----------------------------------------------------------------------------------------------
@@ -204,8 +219,7 @@ class Leaks:
             known = self._since.pop(name, None)  # and put behind all others, as used last
             if known is None:
                 while len(self._since) >= self._agents_max:
-                    self._learnt.pop(self._since.popitem(last=False)[0], None)
-                    self._forgotten += 1
+                    self._forget_agent()
             elif first < known:
                 earlier.add(name)
             self._since[name] = first if known is None else min(first, known)
@@ -219,6 +233,10 @@ class Leaks:
             bits = self._units.asked_before(slot, self._since[name] + LEARNING_US)
             self._learnt[name] = max(bits, self._learnt.get(name, 0.0))
         return self._worth(slots, np.full(len(slots), np.iinfo(np.int64).max))
+
+    def _forget_agent(self) -> None:
+        self._learnt.pop(self._since.popitem(last=False)[0], None)
+        self._forgotten += 1
 
     def _worth(self, slots: NDArray[np.int32], latest_us: NDArray[np.int64]) -> set[int]:
         """The slots of pairs that can have something to say, when all that is new of them is `latest_us` or older."""

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import Ints, codes, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import JUDGED_DAYS, Rows, differs, examples
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
@@ -97,6 +98,19 @@ class Sequences:
     def evicted(self) -> int:
         """Tasks, tools of a task, and agents' tools and pairs, that had to make room or found none."""
         return self._evicted
+
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        return (Room(len(self._tasks), self._tasks_max), Room(self._things, self._things_max))
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the task, or of the agent with its tools and pairs, that was heard of longest ago."""
+        if which == 1:
+            return self._forget_agent("")
+        if self._tasks:
+            self._drop_oldest()
+        return bool(self._tasks)
 
     def clear(self) -> None:
         """Forget every agent."""
@@ -213,13 +227,16 @@ class Sequences:
 
     def _make_room(self) -> None:
         while len(self._tasks) > self._tasks_max:
-            (name, task), _ = self._tasks.popitem(last=False)
-            self._evicted += 1
-            state = self._agents[name]
-            del state.tasks[task]  # what it owns it keeps: the agent has done it
-            if not state.tasks:
-                del self._agents[name]
-                self._things -= len(state.owners)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        (name, task), _ = self._tasks.popitem(last=False)
+        self._evicted += 1
+        state = self._agents[name]
+        del state.tasks[task]  # what it owns it keeps: the agent has done it
+        if not state.tasks:
+            del self._agents[name]
+            self._things -= len(state.owners)
 
     def _judge(self, name: str, state: _Agent, tasks: Iterable[str]) -> list[Finding]:
         said = []

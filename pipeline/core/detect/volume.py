@@ -23,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.detect.columns import Ints, codes, each_group, numbers
+from pipeline.core.detect.interface import Room
 from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, news
 from schemas.findings import VOLUME, Finding, Term
 from schemas.limits import VOLUME_AGENTS_MAX, VOLUME_DAYS_MAX
@@ -103,6 +104,18 @@ class Volumes:
         """Agents that had to make room."""
         return self._evicted
 
+    @property
+    def room(self) -> tuple[Room, ...]:
+        """What is kept, and the most that may be."""
+        return (Room(len(self._agents), self._agents_max), Room(self._days, self._days_max))
+
+    def forget_oldest(self, which: int) -> bool:
+        """Let go of the agent that was heard of longest ago, with its days."""
+        if len(self._agents) < 2:
+            return False
+        self._drop_oldest()
+        return True
+
     def clear(self) -> None:
         """Forget every agent."""
         self._agents.clear()
@@ -144,9 +157,12 @@ class Volumes:
 
     def _make_room(self) -> None:
         while len(self._agents) > 1 and (len(self._agents) > self._agents_max or self._days > self._days_max):
-            _, gone = self._agents.popitem(last=False)
-            self._days -= len(gone.days)
-            self._evicted += 1
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, gone = self._agents.popitem(last=False)
+        self._days -= len(gone.days)
+        self._evicted += 1
 
     def _judge(self, name: str, state: _Agent, first: int) -> list[Finding]:
         latest = max(state.days)

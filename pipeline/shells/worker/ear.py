@@ -1,5 +1,6 @@
 """What is in messages of `egress`: each is verified, frames that are known are left out, detectors take the rest."""
 
+import heapq
 import logging
 import time
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.detect import Leaks
+from pipeline.core.detect.interface import make_room
 from pipeline.core.parcel import Parcel, parcel_worker, parse_parcel
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.parts import Part
@@ -17,6 +20,10 @@ from schemas.errors import FrameFault
 from schemas.findings import Finding, parse_finding
 
 log = logging.getLogger(__name__)
+
+TOLD_S: Final = 10.0
+TOLD_MAX: Final = 5
+"""How often it is summed up who has told most, and of how many it is said."""
 
 QUIET_S: Final = 5.0
 """How long nothing more is said of messages that are refused for the same reason."""
@@ -30,9 +37,17 @@ class Ear:
         self._warned: dict[str, float] = {}
         self.calls = 0
         """Calls that the detectors of agents have taken since the start."""
+        self.told: list[tuple[str, str, float]] = []
+        """Who has told whom most by names and refused queries, in bits: a drip below every threshold shows here."""
+        self._told_at = -TOLD_S
 
-    def hear(self, part: Part, messages: Sequence[bytes]) -> tuple[list[Finding], list[Finding]]:
-        """What detectors of a partition say of its messages, and findings that other workers hand on in them."""
+    def hear(
+        self, part: Part, messages: Sequence[bytes], every: Sequence[Part]
+    ) -> tuple[list[Finding], list[Finding]]:
+        """What detectors of a partition say of its messages, and findings that other workers hand on in them.
+
+        All partitions of the worker, which `every` is, have one memory.
+        """
         parcels = [parcel for data in messages if (parcel := self._parcel(data)) is not None]
         tables: dict[str, list[pa.Table]] = {subject: [] for subject in SUBJECTS}
         handed: list[Finding] = []
@@ -51,6 +66,13 @@ class Ear:
             words += part.ask(subject, table)
         for subject, table in rows.items():
             metrics.LOOKED.labels(subject).inc(int(pc.sum(table["calls"]).as_py() or 0))
+        make_room([one.detectors for one in every])
+        now = time.monotonic()
+        if now - self._told_at >= TOLD_S:
+            self._told_at = now
+            leaks = [one for several in every for one in several.detectors if isinstance(one, Leaks)]
+            told = (pair for one in leaks for pair in one.totals(TOLD_MAX))
+            self.told = heapq.nlargest(TOLD_MAX, told, key=lambda pair: pair[2])
         return words, handed
 
     def _parcel(self, data: bytes) -> Parcel | None:

@@ -132,7 +132,7 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         return {
             "partitions": sorted(q for q, part in self._parts.items() if part.ready),
             "rebuilding": sorted(rebuild.parts) if rebuild is not None else [], "lag": self.lag, "calls": self.calls,
-            "findings": self._cases.filed, "evicted": evicted.total(),
+            "findings": self._cases.filed, "evicted": evicted.total(), "kept": dict(kept), "told": self._ear.told,
             "defects": self.defects + sum(part.defects for part in list(self._parts.values())),
         }  # fmt: skip
 
@@ -303,7 +303,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
                 if patience.closing.is_set():
                     raise Given
         self._past.patience.waits_for = ""
-        return await self._past.run(lambda: self._ear.hear(part, [message.value or b"" for message in messages]))
+        every = list(self._parts.values())
+        return await self._past.run(lambda: self._ear.hear(part, [message.value or b"" for message in messages], every))
 
     # -- rebuilding --------------------------------------------------------------------------------------------------
 
@@ -340,7 +341,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _read(self, rebuild: Rebuild) -> None:
         page = await self._past.persist("records", self._past.store.page, rebuild.since_s, rebuild.after)
         if page.num_rows:
-            await self._past.run(lambda: rebuild.sum(page))
+            every = list(self._parts.values())
+            await self._past.run(lambda: rebuild.sum(page, every))
             if len(rebuild.words) > WORDS_MAX:
                 words, rebuild.words = list(rebuild.words.values()), {}
                 rebuild.spilt = True

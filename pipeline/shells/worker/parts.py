@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.detect import Detector
 from pipeline.core.detect.aggregate import Aggregator, split
+from pipeline.core.detect.interface import make_room
 from pipeline.core.detect.words import JUDGED_DAYS
 from pipeline.core.seen import Numbers, Seen, of_frames
 from pipeline.shells.worker import metrics
@@ -61,8 +62,8 @@ class Rebuild:
     spilt: bool = False
     """Whether words were filed before the end."""
 
-    def sum(self, page: pa.Table) -> None:
-        """Take the next records in, those of frames that were stored when this began."""
+    def sum(self, page: pa.Table, every: Sequence[Part]) -> None:
+        """Take the next records in, those of frames that were stored when this began; `every` are all partitions there are."""
         last = page.slice(page.num_rows - 1)
         self.after = (last["boot"][0].as_py(), last["call_seq"][0].as_py(), last["seq"][0].as_py())
         kept = of_frames(page, self.frames)
@@ -77,6 +78,7 @@ class Rebuild:
             for partition, table in split(sums.of(subject), subject, self.partitions):
                 if (part := self.parts.get(partition)) is not None:
                     self.words |= {word.id: word for word in part.ask(subject, table)}
+        make_room([one.detectors for one in every])
 
     def owns(self, text: str) -> bool:
         """Whether a subject is of one of these partitions."""
