@@ -1,4 +1,6 @@
-"""How fast, how small and how soon are calls in the store? `python -m benchmarks pipeline [--calls=FILE] [--repeats=N]`.
+"""How fast, how small and how soon are calls in the store?
+
+    python -m benchmarks pipeline [--calls=FILE] [--repeats=N] [--number=CALLS] [--arm=looking]
 
     bare      insert_arrow of the same rows, in the same batches, into a table of the same form, through the same store
     frames    the shipped host, broker, worker and store, from signed frames in the outbox to rows: the clock runs from the
@@ -6,13 +8,15 @@
     record    the same with `[detect] on = false`: what recording alone does
     json      `benchmarks.jsonpeer`: the same consumer, store, batches and guarantees with one signed JSON message per record
 
-Beside that: what the detectors keep of 1,000 agents (`benchmarks.stitching` has what 1,000 live traces take).
+Beside that: what the detectors keep of 1,000 agents, and the stitcher of 1,000 live traces. With `--arm=looking` only `frames`
+and `record`, and seconds of the worker's processor beside their rates: those tell what looking costs where others work too.
 
 Each repeat has homes of its own, `record` one and the others one; `record` runs first in every other repeat. FILE is a
 recorded-calls file; the default is the sample that Wardline comes with. A call is a decision and, when it was let out, an
 effect.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -26,6 +30,7 @@ import pyarrow as pa
 
 from benchmarks import jsonpeer
 from benchmarks.detectmemory import bytes_for_1000_agents
+from benchmarks.stitching import pace
 from benchmarks.workload import SAMPLE, fill_spool
 from enforcers.core.box import head_bytes, parse_box
 from pipeline.core.intake import Accepted, judge
@@ -48,6 +53,9 @@ WIRE_MAX: Final = 170.0
 DISK_MAX: Final = 120.0
 VISIBLE_MAX_S: Final = 1.0
 POLL_S: Final = 0.02
+TRACE_CALLS: Final = 3
+"""Calls of a trace where it is told what a thousand of them take."""
+
 VISIBLE_LATE_S: Final = 10
 """So late no call may come into view; as long is looked back for calls that come out of turn."""
 
@@ -73,6 +81,8 @@ def main(argv: list[str]) -> int:
     """Measure and print; returns 1 when a limit is missed."""
     options = dict(word.lstrip("-").partition("=")[::2] for word in argv)
     file, repeats = Path(options.get("calls") or SAMPLE), int(options.get("repeats") or 3)
+    if options.get("arm") == "looking":
+        return _looking(file, repeats, int(options.get("number") or CALLS))
     passes = []
     for number in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
@@ -105,6 +115,7 @@ def _report(passes: Sequence[Pass], visible: Sequence[float]) -> int:
     print(f"bytes a call on disk, as inserted {middle([p.disk for p in passes])}  at most {DISK_MAX}")
     print(f"bytes a call on disk, merged      {middle([p.merged for p in passes])}")
     print(f"detectors, MiB for 1,000 agents   {bytes_for_1000_agents() / 2**20:10,.2f}")
+    pace(TRACE_CALLS)
     print(f"decision to row in `calls`, ms    p50 {1000 * statistics.median(visible):.0f}  p99 {1000 * p99:.0f}"
           f"  max {1000 * max(visible):.0f}  at {RATE}/s, at most {1000 * VISIBLE_MAX_S:.0f}")  # fmt: skip
     good = (
@@ -125,6 +136,32 @@ def _repeat(folder: Path, file: Path, *, first: bool) -> Pass:
     return made
 
 
+def _looking(file: Path, repeats: int, calls: int) -> int:
+    """Only what looking takes: rates with it and without, in turn, and the worker's processor."""
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * repeats):
+        on = number % 4 in (1, 2)
+        config = CONFIG if on else f"{CONFIG}[detect]\non = false\n"
+        with tempfile.TemporaryDirectory() as folder, Wardline(Path(folder) / "home", config=config) as home:
+            records = _sealed(home, load_config(home.home.config), file, calls)
+            home.start_all(enforcers=0)
+            before = _processor_s(home)
+            rates[on].append(_frames(home, records, calls))
+            cost = (_processor_s(home) - before) / records * 1e6
+        print(f"  {'frames' if on else 'record'}: {rates[on][-1]:8,.0f} rows/s, {cost:5.1f} us of the worker a row", flush=True)
+    share = statistics.median(rates[True]) / statistics.median(rates[False])
+    print(f"frames / record alone             {share:10,.2f}  at least {DETECT_MIN}")
+    print(f"detectors, MiB for 1,000 agents   {bytes_for_1000_agents() / 2**20:10,.2f}")
+    pace(TRACE_CALLS)
+    return 0 if share >= DETECT_MIN else 1
+
+
+def _processor_s(home: Wardline) -> float:
+    """Seconds that the worker has computed."""
+    fields = Path(f"/proc/{home.pid('work-1')}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _record(root: Path, file: Path) -> float:
     """Rows a second with nothing that looks at them."""
     with Wardline(root, config=f"{CONFIG}[detect]\non = false\n") as home:
@@ -134,9 +171,9 @@ def _record(root: Path, file: Path) -> float:
         return _frames(home, records)
 
 
-def _sealed(home: Wardline, config: Config, file: Path) -> int:
+def _sealed(home: Wardline, config: Config, file: Path, calls: int = CALLS) -> int:
     """Have the calls sealed into the outbox; returns how many records they have."""
-    records = fill_spool(home.home.host("enforce-1"), file, CALLS, config.enforcer)
+    records = fill_spool(home.home.host("enforce-1"), file, calls, config.enforcer)
     host = home.home.run_file("enforce-1")
     home.start("enforce-1", wait=False)
     wait_until(lambda: _said(host).get("sealed") == records, 120, lambda: f"{records} are sealed: {_said(host)}")
@@ -144,15 +181,15 @@ def _sealed(home: Wardline, config: Config, file: Path) -> int:
     return records
 
 
-def _frames(home: Wardline, records: int) -> float:
+def _frames(home: Wardline, records: int, calls: int = CALLS) -> float:
     """Rows a second from the outbox to the store, and to the last look at them."""
     host, worker = home.home.run_file("enforce-1"), home.home.run_file("work-1")
     home.start("enforce-1", wait=False)
     began = time.perf_counter()
 
     def done() -> bool:
-        looked = _said(worker).get("lookout", {"calls": CALLS})["calls"]
-        return looked == CALLS and (not any(host_folder.glob("outbox/*.box")) or _said(host).get("stored") == records)
+        looked = _said(worker).get("lookout", {"calls": calls})["calls"]
+        return looked == calls and (not any(host_folder.glob("outbox/*.box")) or _said(host).get("stored") == records)
 
     host_folder = home.home.host("enforce-1")
     wait_until(done, 300, lambda: f"{records} are stored: {_said(host)}, {_said(worker)}", every=POLL_S)

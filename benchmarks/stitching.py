@@ -100,7 +100,7 @@ class Score:
 def main(argv: list[str]) -> int:
     """Measure and print; returns 1 when a limit is missed."""
     for each in (1, 4):
-        _pace(each)
+        pace(each)
     folder = data_folder()
     if folder is None:
         print("skipped: the shared data folder is not here")
@@ -153,7 +153,7 @@ def _print(name: str, score: Score, took: float) -> None:
     )  # fmt: skip
 
 
-def _pace(each: int) -> None:
+def pace(each: int) -> None:
     """What a call costs, and what a thousand traces do."""
     before = _own_bytes()
     stitcher = Stitcher()
