@@ -141,7 +141,7 @@ def test_an_end_that_came_with_the_bytes_before_it_is_told(run: Runs) -> None:
     """News come once: the end must not wait for others that never come."""
 
     async def test(site: Site) -> None:
-        for size in (1, 70_000, 256 << 10, 600_000):
+        for size in (1, 70_000, 512 << 10, 1_300_000):
             heard = Heard(holds=True)
             other = await site.pair(heard)
             other.setblocking(True)
