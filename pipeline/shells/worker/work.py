@@ -50,8 +50,8 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 point in a circle: with Python's own 700 the search for such took half of a detector's time."""
 
 SWITCH_S: Final = 0.0005
-"""How long a thread that computes keeps the others waiting. With Python's own 5 ms frames, which go through threads, waited
-twice as long in Kafka while detectors worked."""
+"""How long a thread that computes keeps the others waiting: a frame goes from thread to thread, and with Python's own 5 ms each
+step may wait for a detector."""
 
 PAGES_KEPT_MS: Final = 10_000
 """Unused memory goes back to the system after so long."""
