@@ -63,7 +63,12 @@ def make_room(sets: Iterable[Sequence[Detector]]) -> None:
         kinds.setdefault(detector.name, []).append(detector)
     for several in kinds.values():
         for which, room in enumerate(several[0].room):
-            while sum(one.room[which].kept for one in several) > room.most:
-                fullest = max(several, key=lambda one: one.room[which].kept)
-                if not fullest.forget_oldest(which):
+            kept = [one.room[which].kept for one in several]
+            over = sum(kept) - room.most
+            while over > 0:  # in a flood once for each that is new: only the set that lets go is asked again
+                fullest = max(range(len(kept)), key=kept.__getitem__)
+                if not several[fullest].forget_oldest(which):
                     break
+                now = several[fullest].room[which].kept
+                over -= kept[fullest] - now
+                kept[fullest] = now

@@ -118,10 +118,11 @@ def whys(cause: Sequence[tuple[Cause, int]], unseen: int, calls_max: int) -> str
 def _whys(judged: Judged, keep: Ints, place: Ints, unseen: list[int], calls_max: int) -> list[str]:
     found = judged.cause[keep]
     bad = np.flatnonzero(found)
-    pairs, many = np.unique(np.stack([place[bad], found[bad].astype(np.int64)]), axis=1, return_counts=True)
+    kinds = max(Cause) + 1
+    pairs, many = np.unique(place[bad].astype(np.int64) * kinds + found[bad], return_counts=True)
     causes: dict[int, list[tuple[Cause, int]]] = {}
-    for trace, cause, times in zip(*pairs.tolist(), many.tolist(), strict=True):
-        causes.setdefault(trace, []).append((Cause(cause), times))
+    for pair, times in zip(pairs.tolist(), many.tolist(), strict=True):
+        causes.setdefault(pair // kinds, []).append((Cause(pair % kinds), times))
     return [whys(causes.get(trace, ()), beyond, calls_max) for trace, beyond in enumerate(unseen)]
 
 
