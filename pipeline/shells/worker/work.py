@@ -85,7 +85,7 @@ def _prepare_arrow() -> None:
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(PAGES_KEPT_MS)
-    # it looks for pandas at its first conversion, which the first frame would wait for
+    # NumPy is imported at the first conversion, which the first frame would wait for
     pa.array([0]).to_numpy()
 
 
