@@ -142,6 +142,18 @@ async def test_a_replay_of_everything_makes_no_finding_twice() -> None:
     assert there.words == before
 
 
+@script
+async def test_a_new_worker_says_who_has_told_most_before_it_hears_anything() -> None:
+    there = await plainly()
+    again = await there.start()
+    await again.until(lambda: again.lookout.say()["told"])
+    told = again.lookout.say()["told"]
+    assert told == sorted(told, key=lambda one: -one[2])
+    leaks = {(f.agent, f.domain) for f in there.findings().values() if f.detector == LEAK}
+    assert leaks & {(agent, destination) for agent, destination, _ in told}
+    await there.end()
+
+
 def frames_again(there: World) -> list[tuple[int, Frame]]:
     """The same frames, byte for byte, from hosts that begin to seal anew with the keys they have."""
     there.hosts = [Host(host.name, key=host.key) for host in there.hosts]

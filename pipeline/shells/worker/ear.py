@@ -67,13 +67,16 @@ class Ear:
         for subject, table in rows.items():
             metrics.LOOKED.labels(subject).inc(int(pc.sum(table["calls"]).as_py() or 0))
         make_room([one.detectors for one in every])
-        now = time.monotonic()
-        if now - self._told_at >= TOLD_S:
-            self._told_at = now
-            leaks = [one for several in every for one in several.detectors if isinstance(one, Leaks)]
-            told = (pair for one in leaks for pair in one.totals(TOLD_MAX))
-            self.told = heapq.nlargest(TOLD_MAX, told, key=lambda pair: pair[2])
+        if time.monotonic() - self._told_at >= TOLD_S:
+            self.sum_up(every)
         return words, handed
+
+    def sum_up(self, every: Sequence[Part]) -> None:
+        """Look who has told most by now; also when detectors were made again, whether or not anything is heard since."""
+        self._told_at = time.monotonic()
+        leaks = [one for several in every for one in several.detectors if isinstance(one, Leaks)]
+        told = (pair for one in leaks for pair in one.totals(TOLD_MAX))
+        self.told = heapq.nlargest(TOLD_MAX, told, key=lambda pair: pair[2])
 
     def _parcel(self, data: bytes) -> Parcel | None:
         check = self._keys.worker_key(parcel_worker(data))

@@ -356,6 +356,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
         for part in rebuild.parts.values():
             part.seen.begin(rebuild.frames)
             part.ready = True
+        every = list(self._parts.values())
+        await self._past.run(lambda: self._ear.sum_up(every))
         log.info("partitions %s of aggregates: rebuilt from %d records in %.1f s", sorted(rebuild.parts), rebuild.records,
                  time.monotonic() - rebuild.began)  # fmt: skip
         self._rebuild = None
