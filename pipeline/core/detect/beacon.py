@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from ext.beacon import PairDay, fill
 from pipeline.core.detect.columns import codes, groups, numbers
-from pipeline.core.detect.interface import Room
+from pipeline.core.detect.interface import Room, make_room
 from pipeline.core.detect.words import JUDGED_DAYS, differs
 from schemas.findings import BEACON, Finding, Term
 from schemas.limits import BEACON_DAYS_MAX, BEACON_PAIRS_MAX
@@ -120,7 +120,21 @@ class Beacons:
         """Let go of the pair that was heard of longest ago, with its days."""
         if len(self._pairs) < 2:
             return False
-        self._drop_oldest()
+        pair, gone = self._pairs.popitem(last=False)
+        self._kept -= len(gone.days)
+        self._evicted += 1
+        self._agents[pair[0]][0] -= 1
+        if not self._agents[pair[0]][0]:
+            del self._agents[pair[0]]
+        for number in gone.days:
+            day = self._days[number]
+            day.candidates.pop(pair, None)
+            for counter, name in ((day.agents, pair[0]), (day.hosts, pair[1])):
+                counter[name] -= 1
+                if not counter[name]:
+                    del counter[name]
+            if not day.agents:
+                del self._days[number]
         return True
 
     def clear(self) -> None:
@@ -168,7 +182,7 @@ class Beacons:
             if weight != self._weight(number, pair)
         }
         said = [one for number, pair in touched for one in self._judge(number, pair)]
-        self._make_room()
+        make_room([[self]])
         return said
 
     def _pair(self, pair: Pair, first_s: int, domain: str) -> _Pair:
@@ -188,27 +202,6 @@ class Beacons:
             day.agents[pair[0]] += 1
             day.hosts[pair[1]] += 1
         return kept
-
-    def _make_room(self) -> None:
-        while len(self._pairs) > 1 and (len(self._pairs) > self._pairs_max or self._kept > self._kept_max):
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        pair, gone = self._pairs.popitem(last=False)
-        self._kept -= len(gone.days)
-        self._evicted += 1
-        self._agents[pair[0]][0] -= 1
-        if not self._agents[pair[0]][0]:
-            del self._agents[pair[0]]
-        for number in gone.days:
-            day = self._days[number]
-            day.candidates.pop(pair, None)
-            for counter, name in ((day.agents, pair[0]), (day.hosts, pair[1])):
-                counter[name] -= 1
-                if not counter[name]:
-                    del counter[name]
-            if not day.agents:
-                del self._days[number]
 
     def _weight(self, number: int, pair: Pair) -> float:
         day = self._days[number]

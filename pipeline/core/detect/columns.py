@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from pipeline.core.detect.coded import indices_of, text_of
 
 Ints = NDArray[np.int64]
 COUNT_MAX = 1 << 53
@@ -26,12 +27,8 @@ def numbers(rows: pa.Table, name: str) -> Ints:
 
 def codes(rows: pa.Table, name: str) -> tuple[Ints, list[str]]:
     """A column of texts: which of these distinct texts each row has."""
-    column = rows[name].unify_dictionaries().combine_chunks() if pa.types.is_dictionary(rows[name].type) else rows[name]
-    if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column.combine_chunks())
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    return column.indices.to_numpy(zero_copy_only=False).astype(np.int64), column.dictionary.to_pylist()
+    text = text_of(rows[name])
+    return indices_of(text).astype(np.int64), text.dictionary.to_pylist()
 
 
 def groups(keys: Sequence[Ints]) -> tuple[Ints, Ints]:

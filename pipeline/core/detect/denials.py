@@ -26,7 +26,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipeline.core.detect.columns import codes, each_group, numbers
-from pipeline.core.detect.interface import Room
+from pipeline.core.detect.interface import Room, make_room
 from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, examples, news
 from schemas.findings import DENY_BURST, Finding, Term, some_calls
 from schemas.limits import DENY_AGENTS_MAX, DENY_WINDOWS_MAX
@@ -139,7 +139,9 @@ class DenyBursts:
         """Let go of the agent that was heard of longest ago, with its windows."""
         if len(self._agents) < 2:
             return False
-        self._drop_oldest()
+        _, gone = self._agents.popitem(last=False)
+        self._windows -= len(gone.windows)
+        self._evicted += 1
         return True
 
     def clear(self) -> None:
@@ -178,7 +180,7 @@ class DenyBursts:
             kept.lasts = sorted(kept.lasts + found)[-CALLS_KEPT:]
             kept.targets = sorted({*kept.targets, *(targets[code] for code in set(resource[refused].tolist()))})[:TARGETS_MAX]
         said = [finding for name, state in touched.items() for finding in self._judge(name, state)]
-        self._make_room()
+        make_room([[self]])
         return said
 
     def _of(self, name: str) -> _Agent:
@@ -187,15 +189,6 @@ class DenyBursts:
             state = self._agents[name] = _Agent()
         self._agents.move_to_end(name)
         return state
-
-    def _make_room(self) -> None:
-        while len(self._agents) > 1 and (len(self._agents) > self._agents_max or self._windows > self._windows_max):
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, gone = self._agents.popitem(last=False)
-        self._windows -= len(gone.windows)
-        self._evicted += 1
 
     def _judge(self, name: str, state: _Agent) -> list[Finding]:
         latest = max(state.active)

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.columns import Ints, codes, numbers
-from pipeline.core.detect.interface import Room
+from pipeline.core.detect.interface import Room, make_room
 from pipeline.core.detect.words import JUDGED_DAYS, Rows, differs, examples
 from schemas.findings import SEQUENCE, Finding, Term, some_calls
 from schemas.limits import SEQUENCE_PAIRS_MAX, SEQUENCE_TASKS_MAX, SEQUENCE_TOOLS_MAX
@@ -140,7 +140,7 @@ class Sequences:
             state = self._agents[name]
             changed = self._own(name, state, touched.get(name, set()))
             said += self._judge(name, state, state.tasks if name in earlier else changed)
-        self._make_room()
+        make_room([[self]])
         return said
 
     def _agent(
@@ -224,10 +224,6 @@ class Sequences:
                 self._evicted += len(gone.tasks)
                 return True
         return False
-
-    def _make_room(self) -> None:
-        while len(self._tasks) > self._tasks_max:
-            self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         (name, task), _ = self._tasks.popitem(last=False)

@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.detect.columns import Ints, codes, each_group, numbers
-from pipeline.core.detect.interface import Room
+from pipeline.core.detect.interface import Room, make_room
 from pipeline.core.detect.words import JUDGED_DAYS, KEPT_DAYS, PAST_DAYS, Rows, news
 from schemas.findings import VOLUME, Finding, Term
 from schemas.limits import VOLUME_AGENTS_MAX, VOLUME_DAYS_MAX
@@ -113,7 +113,9 @@ class Volumes:
         """Let go of the agent that was heard of longest ago, with its days."""
         if len(self._agents) < 2:
             return False
-        self._drop_oldest()
+        _, gone = self._agents.popitem(last=False)
+        self._days -= len(gone.days)
+        self._evicted += 1
         return True
 
     def clear(self) -> None:
@@ -145,7 +147,7 @@ class Volumes:
             first = number * SLOTS + int(slot[at].min())
             touched[name] = state, min(first, touched.get(name, (state, first))[1])
         said = [finding for name, (state, first) in touched.items() for finding in self._judge(name, state, first)]
-        self._make_room()
+        make_room([[self]])
         return said
 
     def _of(self, name: str) -> _Agent:
@@ -154,15 +156,6 @@ class Volumes:
             state = self._agents[name] = _Agent(said={span.name: {} for span in SPANS})
         self._agents.move_to_end(name)
         return state
-
-    def _make_room(self) -> None:
-        while len(self._agents) > 1 and (len(self._agents) > self._agents_max or self._days > self._days_max):
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, gone = self._agents.popitem(last=False)
-        self._days -= len(gone.days)
-        self._evicted += 1
 
     def _judge(self, name: str, state: _Agent, first: int) -> list[Finding]:
         latest = max(state.days)
