@@ -15,7 +15,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.detect.aggregate import split
 from pipeline.core.ipc import inflate
-from schemas.egress import SUBJECTS
+from schemas.egress import SUBJECTS, subject_partition
 from schemas.errors import FrameFault
-from schemas.findings import FINDING_SCHEMA
+from schemas.findings import FINDING_SCHEMA, Finding, finding_row
 from schemas.frame import SIGNATURE_BYTES, Lane
 from schemas.limits import FRAME_BYTES_MAX, FRAME_INFLATED_BYTES_MAX
 
@@ -100,6 +100,17 @@ def make_parcels(
         parcel = Parcel(worker=worker, partition=partition, pieces=pieces, rows=part, findings=found)
         messages += [(partition, message) for message in _fit(parcel, sign)]
     return messages
+
+
+def finding_parcels(
+    findings: Sequence[Finding], partitions: int, worker: str, sign: Callable[[bytes], bytes]
+) -> list[tuple[int, bytes]]:
+    """(partition, message) that hand stored findings on to whoever makes the risks of their agents."""
+    owners: dict[int, list[dict[str, Any]]] = {}
+    for finding in findings:
+        owners.setdefault(subject_partition(finding.agent, partitions), []).append(finding_row(finding, worker))
+    tables = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
+    return make_parcels([], {}, tables, partitions, worker, sign)
 
 
 def _fit(parcel: Parcel, sign: Callable[[bytes], bytes]) -> list[bytes]:

@@ -248,9 +248,8 @@ class Worker:
             if flight is not None:
                 flight.cancel()
                 await asyncio.gather(flight, return_exceptions=True)
-        for thread in (self.pump._thread, self.tap._thread, self.tap._pen_thread):
-            thread.shutdown()
-        for desk in self.lookout._desks:
+        self.pump._thread.shutdown()
+        for desk in (self.tap._desk, self.tap._pen, *self.lookout._desks):
             desk.close()
 
 

@@ -22,14 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 
 from pipeline.core.detect import detectors
 from pipeline.core.detect.interface import Detector
-from pipeline.core.parcel import make_parcels, parcel_worker
+from pipeline.core.parcel import finding_parcels, parcel_worker
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import MAX_POLL_S
 from pipeline.shells.worker.carrier import Flow
@@ -44,7 +43,7 @@ from pipeline.shells.worker.registry import STOP_S
 from schemas.config import Config
 from schemas.egress import subject_partition
 from schemas.errors import WardlineError
-from schemas.findings import FINDING_SCHEMA, Finding, finding_row
+from schemas.findings import Finding
 from schemas.links import embedded_broker, first_line, kafka_security, stop_client
 from schemas.topics import Topics
 
@@ -371,12 +370,8 @@ class Lookout(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _hand_on(self, others: Sequence[Finding]) -> None:
         """Give findings to those who make the risks of their agents."""
-        partitions = self._config.kafka.partitions
-        owners: dict[int, list[dict[str, Any]]] = {}
-        for one in others:
-            owners.setdefault(subject_partition(one.agent, partitions), []).append(finding_row(one, self._slot))
-        if owners:
+        if others:
             # a crash before this: they are handed on by the rebuild, which finds them stored lately
-            tables = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
-            messages = await self._past.run(lambda: make_parcels([], {}, tables, partitions, self._slot, self._sign))
+            partitions = self._config.kafka.partitions
+            messages = await self._past.run(lambda: finding_parcels(others, partitions, self._slot, self._sign))
             await self._carrier.carry(messages, self._past.patience.closing)

@@ -17,31 +17,28 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.core.detect.aggregate import Aggregates, Aggregator
-from pipeline.core.parcel import make_parcels
+from pipeline.core.parcel import finding_parcels, make_parcels
 from pipeline.core.rows import FrameRow, insert_table
 from pipeline.core.seen import Exactly, of_frames
 from pipeline.core.stitch.stitcher import COLUMNS, Stitched, Stitcher
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.cases import Cases
-from pipeline.shells.worker.patience import Given, Patience
+from pipeline.shells.worker.desk import Desk
+from pipeline.shells.worker.patience import Given
 from pipeline.shells.worker.ports import Carries, Reading
 from schemas.config import Config
-from schemas.egress import SUBJECTS, subject_partition
-from schemas.findings import FINDING_SCHEMA, Finding, finding_row
+from schemas.egress import SUBJECTS
 from schemas.frame import Lane
 from schemas.past import LOOKED_AT
 from schemas.records import Kind
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 RECENT_S: Final = 3_600
 """How far back the traces of a partition are taken in again."""
@@ -101,7 +98,7 @@ class Tap:
         carrier: Carries, sign: Callable[[bytes], bytes], slot: str,
     ) -> None:  # fmt: skip
         self._partitions = config.kafka.partitions
-        self._store = store
+        self._desk = Desk(store, "tap", refused_s=config.worker.insert_timeout_s)
         self._carrier = carrier
         self._sign = sign
         self._slot = slot
@@ -110,25 +107,21 @@ class Tap:
         self._fresh: set[int] = set()
         self._torn: set[bytes] = set()
         self._unwritten: list[Stitched] = []
-        self._pen = pen
+        self._pen = Desk(pen, "pen", refused_s=config.worker.insert_timeout_s)
         self._writing = asyncio.Lock()
-        self._pen_thread = ThreadPoolExecutor(1, thread_name_prefix="pen")
-        self._pen_patience = Patience(self._in_pen_thread, refused_s=config.worker.insert_timeout_s)
         self._looks_back_s = config.detect.lookback_days * DAY_S
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tap")
-        self._patience = Patience(self._in_thread, refused_s=config.worker.insert_timeout_s)
-        self._cases = cases(self._patience.persist)
+        self._cases = cases(self._desk.persist)
 
     @property
     def waits_for(self) -> str:
         """Why something is tried again."""
-        return self._patience.waits_for or self._carrier.waits_for or self._pen_patience.waits_for
+        return self._desk.patience.waits_for or self._carrier.waits_for or self._pen.patience.waits_for
 
     @property
     def progress_at(self) -> float:
         """When something was last finished here, or somebody else was seen to be what stands still."""
-        return self._patience.progress_at
+        return self._desk.patience.progress_at
 
     # -- what the pump calls -----------------------------------------------------------------------------------------
 
@@ -138,17 +131,17 @@ class Tap:
 
     def close(self) -> None:
         """What is tried in vain is given up: the partitions are being taken away."""
-        self._patience.closing.set()
-        self._pen_patience.closing.set()
+        self._desk.patience.closing.set()
+        self._pen.patience.closing.set()
 
     async def clear(self) -> None:
         """Forget everything: the partitions are perhaps another's from now on."""
         async with self._turn, self._writing:
             self._fresh.clear()
             self._unwritten.clear()
-            await self._in_thread(self._forget)
-        self._patience.closing.clear()
-        self._pen_patience.closing.clear()
+            await self._desk.run(self._forget)
+        self._desk.patience.closing.clear()
+        self._pen.patience.closing.clear()
 
     async def read(self, table: pa.Table | None, frames: Sequence[FrameRow], again: Sequence[FrameRow]) -> Reading:
         """Look at a batch: `table` is what is inserted of its `frames`; `again` are frames that somebody stored before.
@@ -163,7 +156,7 @@ class Tap:
             if again:
                 await self._read_again(again, reading)
             if table is not None and any(row.batch is not None for row in frames):
-                await self._in_thread(lambda: self._look(table, frames, reading))
+                await self._desk.run(lambda: self._look(table, frames, reading))
             return reading
 
     async def tell(self, reading: Reading) -> None:
@@ -184,7 +177,7 @@ class Tap:
         while True:
             await asyncio.sleep(SETTLE_S)
             async with self._turn:
-                if self._patience.closing.is_set():
+                if self._desk.patience.closing.is_set():
                     continue
                 with contextlib.suppress(Given):  # what was not stored is made again by whoever has the partitions next
                     await self._settle()
@@ -198,7 +191,7 @@ class Tap:
         since_s = int(time.time()) - self._looks_back_s
         rows = None
         if torn:
-            rows = await self._patience.persist("traces", self._store.traces, COLUMNS, torn, since_s)
+            rows = await self._desk.persist("traces", self._desk.store.traces, COLUMNS, torn, since_s)
 
         def work() -> list[Stitched]:
             said: list[Stitched] = []
@@ -208,7 +201,7 @@ class Tap:
                 said.append(self._stitcher.settle(_now_us()))
             return said
 
-        await self._say(Reading(stitched=await self._in_thread(work)))
+        await self._say(Reading(stitched=await self._desk.run(work)))
         self._count()
 
     async def _say(self, reading: Reading) -> None:
@@ -219,7 +212,7 @@ class Tap:
         # a crash behind this: they are stored; the traces are made again of their records, and say the same
         await self._cases.keep(found, part=True)
         if found:
-            await self._send(lambda: self._handed(found))
+            await self._send(lambda: finding_parcels(found, self._partitions, self._slot, self._sign))
         self._unwritten += [one for one in reading.stitched if one.traces.num_rows or one.edges.num_rows]
 
     def _forget(self) -> None:
@@ -250,11 +243,11 @@ class Tap:
             coming.setdefault(row.head.lane, []).append(row.head.frame_no)
         now_s = int(time.time())
         columns = sorted({*LOOKED_AT, *COLUMNS})
-        boots = await self._patience.persist("starts of doors", self._store.boots, now_s - self._looks_back_s)
-        rows, first_s = await self._patience.persist(
-            "recent calls", self._store.recent, columns, partitions, now_s - RECENT_S, RECENT_RECORDS
+        boots = await self._desk.persist("starts of doors", self._desk.store.boots, now_s - self._looks_back_s)
+        rows, first_s = await self._desk.persist(
+            "recent calls", self._desk.store.recent, columns, partitions, now_s - RECENT_S, RECENT_RECORDS
         )
-        older = await self._patience.persist("open calls", self._store.open_calls, partitions, now_s - OPEN_S, first_s)
+        older = await self._desk.persist("open calls", self._desk.store.open_calls, partitions, now_s - OPEN_S, first_s)
 
         def take() -> None:
             stored = ~of_frames(rows, {lane: Exactly(numbers) for lane, numbers in coming.items()})
@@ -268,16 +261,16 @@ class Tap:
                 if before.num_rows:
                     reading.stitched.append(self._stitcher.rebuild(before, _now_us()))
 
-        await self._in_thread(take)
+        await self._desk.run(take)
         log.info("partitions %s: %d records and %d of open calls are taken in again", partitions, rows.num_rows, older.num_rows)
 
     async def _read_again(self, rows: Sequence[FrameRow], reading: Reading) -> None:
         """Sum up stored frames as they were summed up first: with what was known of their calls before, and not since."""
-        table = await self._in_thread(lambda: insert_table(rows, 0))
-        calls = await self._in_thread(lambda: _first_seqs(table))
+        table = await self._desk.run(lambda: insert_table(rows, 0))
+        calls = await self._desk.run(lambda: _first_seqs(table))
         earlier = None
         if calls:
-            earlier = await self._patience.persist("earlier records", self._store.earlier, list(calls))
+            earlier = await self._desk.persist("earlier records", self._desk.store.earlier, list(calls))
 
         def take() -> None:
             aggregator = Aggregator()
@@ -286,7 +279,7 @@ class Tap:
                     aggregator.rebuild(earlier.filter(pa.array(_before(earlier, calls))))
                 reading.sums.append(_summed(aggregator, table.slice(0, table.num_rows - len(rows)), rows))
 
-        await self._in_thread(take)
+        await self._desk.run(take)
         metrics.UNHEARD.inc(len(rows))
 
     async def _write(self) -> None:
@@ -297,12 +290,12 @@ class Tap:
                 traces = pa.concat_tables([one.traces for one in waiting])
                 edges = pa.concat_tables([one.edges for one in waiting])
                 # a crash behind this: they are stored; the same rows again replace them
-                await self._pen_patience.persist("traces", self._pen.keep_traces, traces, edges)
+                await self._pen.persist("traces", self._pen.store.keep_traces, traces, edges)
 
     async def _send(self, make: Callable[[], list[tuple[int, bytes]]]) -> None:
-        messages = await self._in_thread(make)
+        messages = await self._desk.run(make)
         if messages:
-            await self._carrier.carry(messages, self._patience.closing)
+            await self._carrier.carry(messages, self._desk.patience.closing)
 
     def _sums(self, reading: Reading) -> list[tuple[int, bytes]]:
         messages: list[tuple[int, bytes]] = []
@@ -311,25 +304,11 @@ class Tap:
             messages += make_parcels(frames, rows, {}, self._partitions, self._slot, self._sign)
         return messages
 
-    def _handed(self, found: Sequence[Finding]) -> list[tuple[int, bytes]]:
-        owners: dict[int, list[dict[str, Any]]] = {}
-        for finding in found:
-            row = finding_row(finding, self._slot)
-            owners.setdefault(subject_partition(finding.agent, self._partitions), []).append(row)
-        findings = {partition: pa.Table.from_pylist(rows, schema=FINDING_SCHEMA) for partition, rows in owners.items()}
-        return make_parcels([], {}, findings, self._partitions, self._slot, self._sign)
-
     def _count(self) -> None:
         metrics.OPEN.set(self._aggregator.entries)
         metrics.OPEN_EVICTED.set(self._aggregator.evicted)
         metrics.TRACES.set(self._stitcher.traces)
         metrics.TRACES_EVICTED.set(self._stitcher.evicted)
-
-    async def _in_pen_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pen_thread, work)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _now_us() -> int:
