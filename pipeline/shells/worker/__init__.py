@@ -4,7 +4,7 @@
 need it, with the `consumer` that commits only what is done; `pump` takes each event, asks the core what it is and batches, with
 `ports` for what it needs of the others, `entries` for what waits in a batch and `patience` for a store that is away; `sink`
 writes a batch to ClickHouse, `notes` how far lanes are; `herald` tells the hosts what is stored; `scribe` stores what control
-has said and `acks` who has applied it.
+has said and `acks` who has applied it; what is refused, `refusals` say.
 
 `watch` puts together what looks at the calls: the `tap` at each batch, the `carrier` of its sums to the `lookout`, whose
 `ear` hears what is in them, `parts` for the detectors of a partition, `past` for what is read and written, each at a `desk` of

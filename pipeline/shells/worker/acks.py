@@ -7,7 +7,6 @@ after the rows are stored. Rows that are written twice are one row.
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -18,6 +17,7 @@ from aiokafka.errors import KafkaError
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.app import MAX_POLL_S
 from pipeline.shells.worker.ports import AckStore, Keys
+from pipeline.shells.worker.refusals import Refusals
 from pipeline.shells.worker.registry import STOP_S
 from pipeline.shells.worker.scribe import Scribe
 from schemas.ack import Ack, parse_ack
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 RECONNECT_S: Final = 0.5
 POLL_MS: Final = 500
 MESSAGES_MAX: Final = 1000
-QUIET_S: Final = 5.0
 READY: Final = "ready"
 
 
@@ -120,7 +119,7 @@ class Acks:
         self._store = store
         self._topic = Topics(config.kafka.prefix).acks
         self._book = Book()
-        self._warned: dict[str, float] = {}
+        self._refusals = Refusals(log, "an acknowledgement")
         self.stored = 0
         """Rows that were written since the start."""
 
@@ -177,10 +176,7 @@ class Acks:
             ack = parse_ack(data or b"", self._keys.key_of)
         except FrameFault as fault:
             metrics.ACKS.labels(fault.reason).inc()
-            now = time.monotonic()
-            if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
-                self._warned[fault.reason] = now
-                log.warning("an acknowledgement is refused: %s", fault)
+            self._refusals.say(fault)
             return None
         metrics.ACKS.labels("good").inc()
         return ack

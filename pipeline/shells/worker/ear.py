@@ -15,6 +15,7 @@ from pipeline.core.parcel import Parcel, parcel_worker, parse_parcel
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.parts import Part
 from pipeline.shells.worker.ports import WorkerKeys
+from pipeline.shells.worker.refusals import Refusals
 from schemas.egress import SUBJECTS
 from schemas.errors import FrameFault
 from schemas.findings import Finding, parse_finding
@@ -25,16 +26,13 @@ TOLD_S: Final = 10.0
 TOLD_MAX: Final = 5
 """How often it is summed up who has told most, and of how many it is said."""
 
-QUIET_S: Final = 5.0
-"""How long nothing more is said of messages that are refused for the same reason."""
-
 
 class Ear:
     """One for a worker, used by the thread of its detectors."""
 
     def __init__(self, keys: WorkerKeys) -> None:
         self._keys = keys
-        self._warned: dict[str, float] = {}
+        self._refusals = Refusals(log, "a message of aggregates")
         self.calls = 0
         """Calls that the detectors of agents have taken since the start."""
         self.told: list[tuple[str, str, float]] = []
@@ -86,10 +84,7 @@ class Ear:
             return parse_parcel(data, check)
         except FrameFault as fault:
             metrics.REFUSED.labels(fault.reason).inc()
-            now = time.monotonic()
-            if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
-                self._warned[fault.reason] = now
-                log.warning("a message of aggregates is refused: %s", fault)
+            self._refusals.say(fault)
             return None
 
 

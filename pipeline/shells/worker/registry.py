@@ -23,6 +23,7 @@ from pipeline.core.intake import Check
 from pipeline.core.respond import Standing
 from pipeline.shells.worker import metrics
 from pipeline.shells.worker.kept import Kept, read_kept, write_kept
+from pipeline.shells.worker.refusals import Refusals
 from pipeline.shells.worker.scribe import Scribe, Whole
 from schemas.config import Config
 from schemas.control import Entry
@@ -60,9 +61,6 @@ FORMER_MAX: Final = 10_000
 SILENT_S: Final = 10.0
 """A consumer that brings nothing for so long is replaced: its broker may have forgotten it. What was read stays read."""
 
-QUIET_S: Final = 5.0
-"""One log line for each reason of refusal in this time."""
-
 
 class Registry:
     """Follows control. All methods run on the event loop."""
@@ -94,7 +92,7 @@ class Registry:
         self._moved = asyncio.Condition()
         self._ready = asyncio.Event()
         self._saved_at = -SAVE_S
-        self._warned: dict[str, float] = {}
+        self._refusals = Refusals(log, "a control entry")
         self.trouble = "the log has not been whole yet"
         """Why the log is not followed; empty while it is."""
         self._load()
@@ -301,10 +299,7 @@ class Registry:
 
     def _refused(self, fault: FrameFault) -> None:
         metrics.CONTROL_REFUSED.labels(fault.reason).inc()
-        now = time.monotonic()
-        if now - self._warned.get(fault.reason, -QUIET_S) >= QUIET_S:
-            self._warned[fault.reason] = now
-            log.warning("a control entry is refused: %s", fault)
+        self._refusals.say(fault)
 
     def _take(self, follower: Follower, entry: Entry, data: bytes) -> None:
         if not follower.synced:
