@@ -141,13 +141,9 @@ def _looking(file: Path, repeats: int, calls: int) -> int:
     rates: dict[bool, list[float]] = {True: [], False: []}
     for number in range(2 * repeats):
         on = number % 4 in (1, 2)
-        config = CONFIG if on else f"{CONFIG}[detect]\non = false\n"
-        with tempfile.TemporaryDirectory() as folder, Wardline(Path(folder) / "home", config=config) as home:
-            records = _sealed(home, load_config(home.home.config), file, calls)
-            home.start_all(enforcers=0)
-            before = _processor_s(home)
-            rates[on].append(_frames(home, records, calls))
-            cost = (_processor_s(home) - before) / records * 1e6
+        with tempfile.TemporaryDirectory() as folder:
+            rate, cost = _rate(Path(folder) / "home", file, calls, on=on)
+        rates[on].append(rate)
         print(f"  {'frames' if on else 'record'}: {rates[on][-1]:8,.0f} rows/s, {cost:5.1f} us of the worker a row", flush=True)
     share = statistics.median(rates[True]) / statistics.median(rates[False])
     print(f"frames / record alone             {share:10,.2f}  at least {DETECT_MIN}")
@@ -162,13 +158,19 @@ def _processor_s(home: Wardline) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _rate(root: Path, file: Path, calls: int, *, on: bool) -> tuple[float, float]:
+    """Rows a second, with or without what looks at them, and microseconds of the worker's processor a row."""
+    with Wardline(root, config=CONFIG if on else f"{CONFIG}[detect]\non = false\n") as home:
+        records = _sealed(home, load_config(home.home.config), file, calls)
+        home.start_all(enforcers=0)
+        before = _processor_s(home)
+        rate = _frames(home, records, calls)
+        return rate, (_processor_s(home) - before) / records * 1e6
+
+
 def _record(root: Path, file: Path) -> float:
     """Rows a second with nothing that looks at them."""
-    with Wardline(root, config=f"{CONFIG}[detect]\non = false\n") as home:
-        config = load_config(home.home.config)
-        records = _sealed(home, config, file)
-        home.start_all(enforcers=0)
-        return _frames(home, records)
+    return _rate(root, file, CALLS, on=False)[0]
 
 
 def _sealed(home: Wardline, config: Config, file: Path, calls: int = CALLS) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.egress import EgressSite, credential
+from tests.support.home import wait_until
 from tests.support.malformed import BODIES, BadBody, table
 from tests.support.rawhttp import RawOrigin, Reader, answer_ok
 
@@ -67,10 +68,10 @@ def counted(site: EgressSite) -> Counter[tuple[str, int]]:
 
 def decided(site: EgressSite, known: set[str]) -> str:
     """The call that is decided next. Between two of them there may be a count of what was refused before."""
-    deadline = time.monotonic() + 10
-    while not (new := [said["call"] for said in site.records() if said["kind"] == "decision" and said["call"] not in known]):
-        assert time.monotonic() < deadline, "nothing is decided"
-        time.sleep(0.01)
+    new = wait_until(
+        lambda: [said["call"] for said in site.records() if said["kind"] == "decision" and said["call"] not in known],
+        10, "a call is decided",
+    )  # fmt: skip
     (call,) = new
     return str(call)
 
