@@ -22,6 +22,8 @@ from schemas.limits import FRAME_RECORDS_MAX
 
 cdef enum:
     FIXED = 22          # columns before the texts
+    ADDRESS = 14        # of the texts
+    SEPARATOR = 0x1F
     SLOTS_LEAST = 64
     CONTINUED = 8       # bytes of each message before what it says of itself; a stream ends with as many
 
@@ -197,6 +199,7 @@ cdef class Batch:
 
     cdef int add(self, uint64_t boot, const uint8_t* at) except -1 nogil:
         cdef const uint8_t* text = at + RECORD_HEADER_BYTES
+        cdef const uint8_t* end = end_there(at, load_u32(at))
         cdef uint32_t length
         cdef int i
         self.kind.push_back(at[AT_KIND])
@@ -206,14 +209,14 @@ cdef class Batch:
         self.time.push_back(_us(at + AT_TIME))
         self.recorded.push_back(_us(at + AT_RECORDED))
         self.verdict.push_back(at[AT_VERDICT])
-        self.outcome.push_back(at[AT_OUTCOME])
+        self.outcome.push_back(end[END_OUTCOME] if end else at[AT_OUTCOME])
         self.mode.push_back(at[AT_MODE])
         self.depth.push_back(at[AT_DEPTH])
-        self.status.push_back(<int32_t>load_u32(at + AT_STATUS))
+        self.status.push_back(<int32_t>load_u32(end + END_STATUS if end else at + AT_STATUS))
         self.count.push_back(load_u32(at + AT_COUNT))
-        self.bytes_out.push_back(load_u64(at + AT_BYTES_OUT))
-        self.bytes_in.push_back(load_u64(at + AT_BYTES_IN))
-        self.duration_us.push_back(load_u64(at + AT_DURATION) // 1000)
+        self.bytes_out.push_back(load_u64(end + END_BYTES_OUT if end else at + AT_BYTES_OUT))
+        self.bytes_in.push_back(load_u64(end + END_BYTES_IN if end else at + AT_BYTES_IN))
+        self.duration_us.push_back(load_u64(end + END_DURATION if end else at + AT_DURATION) // 1000)
         self.epoch.push_back(load_u64(at + AT_EPOCH))
         self.ref.push_back(load_u64(at + AT_REF))
         self.query_hash.push_back(load_u64(at + AT_QUERY_HASH))
@@ -223,10 +226,21 @@ cdef class Batch:
         self.parent_span.insert(self.parent_span.end(), at + AT_PARENT_SPAN, at + AT_PARENT_SPAN + 8)
         for i in range(STRINGS):
             length = load_u16(at + AT_LENGTHS + 2 * i)
-            self.texts[i].add(text, length)
+            if i == ADDRESS and end and end[END_LENGTH]:
+                self.add_both(text, length, end + END_ADDRESS, min(<uint32_t>end[END_LENGTH], END_ADDRESS_BYTES))
+            else:
+                self.texts[i].add(text, length)
             text += length
         self.records += 1
         return 0
+
+    cdef int add_both(self, const uint8_t* client, uint32_t length, const uint8_t* dialled, uint32_t more) except -1 nogil:
+        """Where a whole call came from and where it went: a list of two in one text."""
+        cdef uint8_t[STRING_BYTES_MAX + 1 + END_ADDRESS_BYTES] both
+        memcpy(both, client, length)
+        both[length] = SEPARATOR
+        memcpy(both + length + 1, dialled, more)
+        return self.texts[ADDRESS].add(both, length + 1 + more)
 
     def stream(self):
         """An Arrow IPC stream of this batch alone."""

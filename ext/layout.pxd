@@ -7,12 +7,17 @@ cdef extern from *:
     #include <endian.h>
     #define WL_LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define WL_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    static inline uint32_t WL_TURN(uint32_t* p, uint32_t from, uint32_t to) {  /* what stood there */
+        __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        return from;
+    }
     """
     uint16_t le16toh(uint16_t) noexcept nogil
     uint32_t le32toh(uint32_t) noexcept nogil
     uint64_t le64toh(uint64_t) noexcept nogil
     uint32_t WL_LOAD_ACQUIRE(const uint32_t*) noexcept nogil
     void WL_STORE_RELEASE(uint32_t*, uint32_t) noexcept nogil
+    uint32_t WL_TURN(uint32_t*, uint32_t, uint32_t) noexcept nogil
 
 cdef enum:
     STRINGS = 20
@@ -50,9 +55,27 @@ cdef enum:  # where a record keeps what
     AT_OUTCOME = 106
     AT_MODE = 107
     AT_DEPTH = 108
+    AT_ROOM = 109
     AT_TRACE_ID = 112
     AT_PARENT_SPAN = 128
     AT_LENGTHS = 136
+
+cdef enum:  # the room for a call's end, behind the texts of a decision that lets it out
+    END_BYTES = 88
+    END_CHECK = 4
+    END_DURATION = 8
+    END_BYTES_OUT = 16
+    END_BYTES_IN = 24
+    END_STATUS = 32
+    END_OUTCOME = 36
+    END_LENGTH = 37
+    END_ADDRESS = 40
+    END_ADDRESS_BYTES = 48
+
+cdef enum:  # who has that room: its word is turned once, by the door or by its host, whichever comes first
+    END_NOBODYS = 0
+    END_READ = 1            # the host has read the decision: the end is a record of its own
+    END_THERE = 2           # the door has written the end
 
 
 cdef inline uint16_t load_u16(const uint8_t* at) noexcept nogil:
@@ -115,6 +138,10 @@ cdef inline uint32_t mix32(const uint8_t* at, uint32_t size) noexcept nogil:
     return <uint32_t>(odd ^ (odd >> 32))
 
 
+cdef inline uint32_t room_for_end(const uint8_t* at) noexcept nogil:
+    return END_BYTES if at[AT_ROOM] else 0
+
+
 # The one test of a record's form, used by whoever reads bytes: its size, or 0 when `room` bytes from `at` hold no whole one.
 cdef inline uint32_t whole_record(const uint8_t* at, uint64_t room) noexcept nogil:
     cdef uint32_t size, length, texts = 0
@@ -122,18 +149,33 @@ cdef inline uint32_t whole_record(const uint8_t* at, uint64_t room) noexcept nog
     if room < RECORD_HEADER_BYTES:
         return 0
     size = load_size(at)
-    if size < RECORD_HEADER_BYTES or size > RECORD_BYTES_MAX or size & 7 or size > room:
+    if size < RECORD_HEADER_BYTES or size > RECORD_BYTES_MAX + room_for_end(at) or size & 7 or size > room:
         return 0
     for i in range(STRINGS):
         length = load_u16(at + AT_LENGTHS + 2 * i)
         if length > STRING_BYTES_MAX:
             return 0
         texts += length
-    if (RECORD_HEADER_BYTES + texts + 7) & ~<uint32_t>7 != size:
+    if ((RECORD_HEADER_BYTES + texts + 7) & ~<uint32_t>7) + room_for_end(at) != size:
         return 0
     return size
 
 
 # Whether these bytes are record `seq`, whole (`size` from whole_record) and as they were written.
 cdef inline bint sound_record(const uint8_t* at, uint32_t size, uint64_t seq) noexcept nogil:
-    return size != 0 and load_u64(at + AT_SEQ) == seq and load_u32(at + AT_CHECK) == mix32(at + AT_SEQ, size - AT_SEQ)
+    return (size != 0 and load_u64(at + AT_SEQ) == seq
+            and load_u32(at + AT_CHECK) == mix32(at + AT_SEQ, size - room_for_end(at) - AT_SEQ))
+
+
+# The end of the call in its decision's own record; NULL where that is a record of its own, or where a loss of power tore it.
+# Never another answer again, once the host has read the record.
+cdef inline const uint8_t* end_there(const uint8_t* at, uint32_t size) noexcept nogil:
+    cdef const uint8_t* end = at + size - END_BYTES
+    if not at[AT_ROOM] or load_size(end) != END_THERE or load_u32(end + END_CHECK) != mix32(end + END_DURATION, END_BYTES - 8):
+        return NULL
+    return end
+
+
+# Turn the word of a record's room; whether it was nobody's.
+cdef inline bint turn_end(uint8_t* at, uint32_t size, uint32_t to) noexcept nogil:
+    return WL_TURN(<uint32_t*>(at + size - END_BYTES), END_NOBODYS, le32toh(to)) == END_NOBODYS

@@ -1,6 +1,7 @@
 """Reading a spool: whole records that are proved sound, in order, without a copy, in any process and while the door writes.
 
-A record stands when its size does, and a segment ends when the next one exists. What is not sound is never skipped: the reader
+A record stands when its size does, and a segment ends when the next one exists. A decision whose call has not ended yet is taken
+as it is: the reader turns the word of its room, so that the end will be a record of its own. What is not sound is never skipped: the reader
 stays there, says so in `torn`, and looks again each time, since the spool's next writer cuts the damage off.
 """
 
@@ -171,7 +172,10 @@ cdef class SpoolReader:
                         break
                     call_seq = load_u64(at + AT_CALL_SEQ)
                     if at[AT_KIND] == KIND_DECISION:
-                        if at[AT_VERDICT] == VERDICT_ALLOW:
+                        # from here on its end is either in it or a record of its own; a crash in between changes nothing
+                        if at[AT_ROOM]:
+                            turn_end(at, size, END_READ)
+                        if at[AT_VERDICT] == VERDICT_ALLOW and end_there(at, size) is NULL:
                             open_at[records] = <uint32_t>self._at
                     elif at[AT_KIND] == KIND_EFFECT or at[AT_KIND] == KIND_LOST:
                         if call_seq < begins:

@@ -24,5 +24,5 @@ cdef class Segment:
 cdef Segment map_file(int handle, uint64_t size, bint write)
 cdef str segment_name(uint64_t index)
 cdef list segment_numbers(int folder)
-cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint write)
+cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint mend)
 cdef int starting_segment(int folder, uint64_t boot, list found, uint64_t after_seq) except -1

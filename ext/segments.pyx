@@ -66,16 +66,18 @@ cdef list segment_numbers(int folder):
     return sorted([int(name) for name in names if name.isdigit()])
 
 
-cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint write):
-    """Map an existing segment; None when its header is damaged. Raises OperatorFault for another door's, FileNotFoundError."""
+cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint mend):
+    """Map an existing segment; None when its header is damaged. `mend` makes a file whole that was cut short.
+
+    Readers may write too: they turn the word of a decision's room. Raises OperatorFault for another door's, FileNotFoundError."""
     cdef Segment segment
     cdef uint64_t size, whole
-    handle = os.open(segment_name(index), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC, dir_fd=folder)
+    handle = os.open(segment_name(index), os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
     try:
         size = os.fstat(handle).st_size & ~7
         if size < SEGMENT_HEADER_BYTES:
             return None
-        segment = map_file(handle, size, write)
+        segment = map_file(handle, size, True)
         if (memcmp(segment.base, MAGIC, 8) or load_u64(segment.base + SEGMENT_INDEX) != index
                 or load_u32(segment.base + SEGMENT_CHECK) != mix32(segment.base, SEGMENT_CHECK)):
             return None
@@ -83,10 +85,10 @@ cdef Segment open_segment(int folder, uint64_t index, uint64_t boot, bint write)
             other = load_u64(segment.base + SEGMENT_BOOT)
             raise OperatorFault(f"{segment_name(index)}: belongs to door `{other:016x}`, not to `{boot:016x}`")
         whole = load_u64(segment.base + SEGMENT_SIZE)
-        if write and size < whole:
+        if mend and size < whole:
             os.posix_fallocate(handle, 0, whole)
-        if size > whole or (write and size < whole):
-            segment = map_file(handle, whole, write)
+        if size > whole or (mend and size < whole):
+            segment = map_file(handle, whole, True)
     finally:
         os.close(handle)
     segment.whole = whole

@@ -73,6 +73,15 @@ class SpoolWriter:
     ) -> int:
         """The same of what `append` has as arguments. Raises ValueError and TypeError for what is no record besides."""
 
+    def complete(
+        self, seq: int, outcome: int, status: int, bytes_out: int, bytes_in: int, duration_ns: int, address: str, /
+    ) -> bool:
+        """Write how a call ended into the record of its decision `seq`, which let it out; returns whether it is there now.
+
+        False, and nothing is changed: the host has read the decision, it lies too far back or in an earlier segment, or the
+        address is longer than END_ADDRESS_BYTES. Then the end is a record of its own. Not for a call that has other records.
+        """
+
     def prepare(self) -> None:
         """Make the next segment now, unless it is there or there is no room for it; may run in another thread than `append`."""
 

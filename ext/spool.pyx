@@ -1,6 +1,7 @@
 """A door's spool: records in memory-mapped segments, written with one copy before the call goes out.
 
     writer:  texts -> next free bytes of the segment -> check -> size (release): from here on the record exists
+             -> its call ends and the host has not read it: into the room behind it -> word (compare-and-swap)
     reader:  size (acquire) -> form, check, seq -> Run: a view over whole records, no copy (`ext.runs`)
 
 A segment is allocated and its pages are touched before it is used, so that a full disk shows in `SpoolFull`, never as SIGBUS.
@@ -28,6 +29,14 @@ from schemas.records import STRING_FIELDS
 
 cdef enum:
     FIELDS = 22     # of a record, as `append` has them
+    PLACES = 4096   # records back from the last whose place is known: a call that ends later than so many has its end apart
+    KIND_DECISION = 1
+    VERDICT_ALLOW = 1
+    OUTCOME_OPEN = 0
+
+cdef struct Place:
+    uint64_t seq
+    uint64_t at
 
 cdef tuple NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 __all__ = ["Run", "SpoolReader", "SpoolWriter"]
@@ -51,6 +60,7 @@ cdef class SpoolWriter:
     cdef Segment _spare
     cdef str _spare_name
     cdef uint64_t _made
+    cdef Place[PLACES] _places  # of decisions that let a call out, in this segment
     cdef int _making            # segments that are being made now: at most one by `append` and one by `prepare`
 
     def __cinit__(self):
@@ -103,7 +113,8 @@ cdef class SpoolWriter:
                          uint32_t query_bytes, uint32_t query_bits, bytes trace_id, bytes parent_span, tuple texts,
                          bint reserved) except 0:
         cdef uint16_t lengths[STRINGS]
-        cdef uint32_t size = _measure(texts, lengths)
+        cdef bint room = kind == KIND_DECISION and verdict == VERDICT_ALLOW and outcome == OUTCOME_OPEN
+        cdef uint32_t said = _measure(texts, lengths), size = said + END_BYTES if room else said
         if PyBytes_GET_SIZE(trace_id) != 16 or PyBytes_GET_SIZE(parent_span) != 8:
             raise ValueError(f"trace id and parent span have {len(trace_id)} and {len(parent_span)} bytes, expected 16 and 8")
         if self._at + size > (self._end if reserved else self._plain_end):
@@ -131,14 +142,18 @@ cdef class SpoolWriter:
         at[AT_OUTCOME] = outcome
         at[AT_MODE] = mode
         store_u32(at + AT_DEPTH, depth)
+        at[AT_ROOM] = room
         memcpy(at + AT_TRACE_ID, PyBytes_AS_STRING(trace_id), 16)
         memcpy(at + AT_PARENT_SPAN, PyBytes_AS_STRING(parent_span), 8)
-        store_u64(at + size - 8, 0)  # padding: a crash may have left bytes of a record that never happened
+        store_u64(at + said - 8, 0)  # padding: a crash may have left bytes of a record that never happened
+        if room:
+            store_u64(at + said, END_NOBODYS)
+            self._places[seq & (PLACES - 1)] = Place(seq, self._at)
         for i in range(STRINGS):
             store_u16(at + AT_LENGTHS + 2 * i, lengths[i])
             put_utf8(text_at, PyTuple_GET_ITEM(texts, i), lengths[i])
             text_at += lengths[i]
-        store_u32(at + AT_CHECK, mix32(at + AT_SEQ, size - AT_SEQ))
+        store_u32(at + AT_CHECK, mix32(at + AT_SEQ, said - AT_SEQ))
         # a crash before this store leaves no record, after it a whole one
         store_size(at, size)
         self._at += size
@@ -146,6 +161,34 @@ cdef class SpoolWriter:
         if ref > self.last_ref:
             self.last_ref = ref
         return seq
+
+    @cython.binding(False)
+    def complete(self, uint64_t seq, uint8_t outcome, int32_t status, uint64_t bytes_out, uint64_t bytes_in,
+                 uint64_t duration_ns, str address not None):
+        """Write a call's end into its decision's record, if that can be."""
+        cdef Place* place = &self._places[seq & (PLACES - 1)]
+        cdef uint8_t* at
+        cdef uint8_t* end
+        cdef uint32_t size
+        cdef Py_ssize_t length = utf8_size(<PyObject*>address)
+        if place.seq != seq or seq == 0 or self._base is NULL or not 0 <= length <= END_ADDRESS_BYTES:
+            return False
+        at = self._base + place.at
+        size = load_size(at)
+        end = at + size - END_BYTES
+        if load_size(end) != END_NOBODYS:
+            return False
+        # nobody reads these bytes before the word says that they are there
+        store_u64(end + END_DURATION, duration_ns)
+        store_u64(end + END_BYTES_OUT, bytes_out)
+        store_u64(end + END_BYTES_IN, bytes_in)
+        store_u32(end + END_STATUS, <uint32_t>status)
+        store_u32(end + END_OUTCOME, outcome | <uint32_t>length << 8)
+        memset(end + END_ADDRESS, 0, END_ADDRESS_BYTES)
+        put_utf8(end + END_ADDRESS, <PyObject*>address, length)
+        store_u32(end + END_CHECK, mix32(end + END_DURATION, END_BYTES - 8))
+        # a crash before this leaves the call open, as does a host that was quicker; after it, it has ended
+        return turn_end(at, size, END_THERE)
 
     def prepare(self):
         """Make the next segment now, so that no append has to. Where there is no room, the append that needs it says so."""
@@ -281,6 +324,7 @@ cdef class SpoolWriter:
         return 0
 
     cdef void _use(self, Segment segment, uint64_t at) noexcept:
+        memset(self._places, 0, sizeof(self._places))
         self._map = segment
         self._base = segment.base
         self._at = at

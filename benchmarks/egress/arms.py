@@ -34,7 +34,7 @@ class Arm:
 
     settle: Callable[[], None] = lambda: None
     idle: float = 0.0
-    """What `pids` use when nothing happens, as a share of one processor."""
+    """What the arm's host uses when nothing happens, as a share of one processor."""
 
     connects: bool = False
     found: dict[str, list["Figures"]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Arm:
         found = load(**words, seconds=seconds, warm=0)
         used, began = processor_us(now) - before, time.monotonic() - found["seconds"]
         self.settle()
-        host = processor_us(later) - before_later - self.idle * 1e6 * (time.monotonic() - began)
+        host = processor_us(later) - before_later - self.idle * 1e6 * (time.monotonic() - began) if later else 0.0
         scale = 1 / (1 - self.idle)
         figures = Figures(
             turns=found["good"], bad=found["turns"] - found["good"] + found["errors"], seconds=found["seconds"],

@@ -2,7 +2,8 @@
 turns the record off.
 
 It is the shipped door, by the shipped entry, on the same board and agents, with another object in its spool's place; its host
-knows nothing of it. `python -m benchmarks.egress.nulldoor --home DIR --name door-N` is what `null_door` starts.
+keeps its board and has no record of it. `python -m benchmarks.egress.nulldoor --home DIR --name door-N` is what `null_door`
+starts.
 """
 
 import contextlib
@@ -46,6 +47,9 @@ class NullSpooler:
         del record
         self.last_seq += 1
         return self.last_seq
+
+    def complete(self, *end: object) -> bool:
+        return len(end) > 0
 
     def close(self) -> None:
         self._own.cleanup()

@@ -56,6 +56,7 @@ def measure(options: dict[str, str]) -> bool:
             null_door(site, port) as null,
         ):  # fmt: skip
             own = ours(site, port)
+            null.idle = own.idle  # its host has no record to carry, but tells it what is revoked all the same
             arms = [direct(port), *others, own, null]
             for turn in range(rounds):
                 _round(arms if turn % 2 == 0 else arms[::-1])

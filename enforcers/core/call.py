@@ -2,7 +2,8 @@
 
     Call --decide--> Decision --decision_record--> append()   then, when that has returned and the verdict is ALLOW, act
                                 progress_record--> append()   now and then while it is out, with the seq that append gave
-                                effect_record  --> append()   when it has ended, with that seq
+                                effect_record  --> append()   when it has ended, with that seq; or, where nobody has read the
+                                                              decision's record yet, its end goes into that
 
 A record is the exact arguments of `SpoolWriter.append`. A door that dies between the two leaves the call open; its host then
 records it as lost. A refused call is closed by its decision and has no effect. One that is revoked between its record and its
@@ -181,23 +182,26 @@ def decision_record(call: Call, decision: Decision, recorded_ns: int, epoch: int
 
     A refusal may use the spool's reserved room and ends the call; nothing went out, so its sizes are zero.
     """
-    chain, target = call.chain, call.target
-    allowed = decision.verdict is Verdict.ALLOW
-    kept = call.kept
+    # all at once: a name of a tuple's field costs as much as a look into a dict, and there is a record for each call
+    (
+        time_ns, door, chain, action, target, trace_id, parent_span, session, assurance, credential, proof, _, _, _, _, _, _,
+        path, query_bytes, query_bits, query_hash, client, ref, kept,
+    ) = call  # fmt: skip
+    allowed = decision.verdict is _ALLOW
     if kept is not None and kept.decision is decision and kept.texts is not None:
         texts = kept.texts
     else:
         texts = (
-            TENANT, call.door, call.session, chain.agent, chain.root, chain.text, call.assurance, call.credential, call.proof,
-            call.action, target.resource, target.scheme, target.host, target.domain, call.client, call.path,
-            policies_text(decision.because), decision.reason, decision.policy_digest, "",
+            TENANT, door, session, chain.agent, chain.root, chain.text, assurance, credential, proof, action, target.resource,
+            target.scheme, target.host, target.domain, client, path, policies_text(decision.because), decision.reason,
+            decision.policy_digest, "",
         )  # fmt: skip
         if kept is not None:
             kept.decision, kept.texts = decision, texts
     return (
-        _DECISION, 0, call.time_ns, recorded_ns, allowed, _OPEN if allowed else _REFUSED, _ENFORCE, chain.depth,
-        0, 0, 0, 0, 0, epoch or decision.epoch, call.ref, call.query_hash, call.query_bytes, call.query_bits, call.trace_id,
-        call.parent_span, texts, not allowed,
+        _DECISION, 0, time_ns, recorded_ns, allowed, _OPEN if allowed else _REFUSED, _ENFORCE, chain.depth,
+        0, 0, 0, 0, 0, epoch or decision.epoch, ref, query_hash, query_bytes, query_bits, trace_id, parent_span, texts,
+        not allowed,
     )  # fmt: skip
 
 
@@ -239,6 +243,7 @@ def _plain(address: str) -> Texts:
 
 _DECISION: Final = int(Kind.DECISION)
 _EFFECT: Final = int(Kind.EFFECT)
+_ALLOW: Final = Verdict.ALLOW
 _DENY: Final = int(Verdict.DENY)
 _OPEN: Final = int(Outcome.OPEN)
 _REFUSED: Final = int(Outcome.REFUSED)

@@ -4,7 +4,7 @@
     also     a second question about it         -> None, or a Refusal: over, its effect says what was asked
     may_act  just before the first byte goes up -> None, or a Refusal: over, its effect takes the verdict back (`withdrawn`)
     stopped  whenever the board has changed     -> why it must not go on; then cut
-    end / refuse / cut                          -> over: exactly one effect
+    end / refuse / cut                          -> over: exactly one effect, in its decision's record or as one of its own
 
 Nothing is awaited in here, so between a decision and its record, and between `may_act` and the byte that follows it, nobody
 else is asked. A crash before the decision's record: nothing went out. Behind it: the call is open, and its host records it as
@@ -27,6 +27,15 @@ from schemas.records import Decision, Outcome, Verdict, call_id
 
 Append: TypeAlias = Callable[[Record], int]
 """Writes a record and returns its seq. Raises SpoolFull, or AgentFault where no record can hold it; then nothing is written."""
+
+Complete: TypeAlias = Callable[[int, int, int, int, int, int, str], bool]
+"""Writes how a call ended into the record of its decision, if that can be: `seq, outcome, status, bytes_out, bytes_in,
+duration_ns, address`. Returns whether it did; then the call has no other record."""
+
+
+def never(*_: object) -> bool:
+    """Where there is no such record: each end is one of its own."""
+    return False
 
 
 class Gates(Protocol):
@@ -63,13 +72,15 @@ class Desk:
     """What the exchanges of one door share. One thread."""
 
     def __init__(
-        self, gate: Gates, obeyed: Obeys, append: Append, boot: int, still: Callable[[Caller], bool] = lambda _: True
-    ) -> None:
+        self, gate: Gates, obeyed: Obeys, append: Append, boot: int, still: Callable[[Caller], bool] = lambda _: True,
+        complete: Complete = never,
+    ) -> None:  # fmt: skip
         """`still` says whether a caller would be known now."""
         self.gate = gate
         self.still = still
         self.obeyed = obeyed
         self.append = append
+        self.complete = complete
         self.boot = boot
         self.span_front = (boot & 0xFFFF_FFFF).to_bytes(4, "big")
         """What the span of each call begins with."""
@@ -100,7 +111,7 @@ class Desk:
 class Exchange:
     """One call. `call` and `decision` are there from `begin` on."""
 
-    __slots__ = ("_desk", "address", "call", "caller", "decision", "open", "seq")
+    __slots__ = ("_desk", "_told", "address", "call", "caller", "decision", "open", "seq")
 
     def __init__(self, desk: Desk, caller: Caller | None = None) -> None:
         self.call: Call
@@ -114,6 +125,8 @@ class Exchange:
         self.address = ""
         """What was dialled for it, `ADDRESS:PORT`: set by whoever dials."""
         self._desk = desk
+        self._told = False
+        """Whether it has another record than its decision's."""
 
     @property
     def call_id(self) -> str:
@@ -215,6 +228,7 @@ class Exchange:
             return
         with contextlib.suppress(SpoolFull, OSError):
             self._desk.append(progress_record(self.call, self.seq, bytes_out, bytes_in, now_ns, now_ns, self.address))
+            self._told = True
 
     # -- how it ends; each does nothing for one that is over ---------------------------------------------------------
 
@@ -225,11 +239,12 @@ class Exchange:
         if not self.open:
             return
         self.open = False
-        # a tuple as it is, without the names of its fields: there is one for each call
-        end = tuple.__new__(
-            End, (now_ns, outcome, status, bytes_out, bytes_in, self._since(now_ns), error, "", self.address)
-        )  # fmt: skip
-        self._desk.finish(effect_record(self.call, self.seq, end, now_ns))
+        desk, took = self._desk, self._since(now_ns)
+        # most calls end before anybody has read how they began: one record then says both
+        if not error and not self._told and desk.complete(self.seq, outcome, status, bytes_out, bytes_in, took, self.address):
+            return
+        end = End(now_ns, outcome, status, bytes_out, bytes_in, took, error, "", self.address)
+        desk.finish(effect_record(self.call, self.seq, end, now_ns))
 
     def refuse(self, reason: str, error: str, now_ns: int) -> Refusal:
         """It was let out and must not be done after all, for what only its preparation showed, such as an address."""

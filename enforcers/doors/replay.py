@@ -101,6 +101,11 @@ class ReplayDoor:
                 self._rest(str(fault), may_stop=True)
 
     def _end(self, call: Call, seq: int, end: End) -> None:
+        if not end.error and not end.reason and self._spooler.complete(
+            seq, end.outcome, end.status, end.bytes_out, end.bytes_in, end.duration_ns, end.address
+        ):  # fmt: skip
+            self.open = False
+            return
         record: Record = effect_record(call, seq, end, time.time_ns(), self._gate.epoch if end.reason else 0)
         while True:
             try:

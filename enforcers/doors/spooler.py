@@ -59,6 +59,8 @@ class Spooler:
 
         Raises SpoolFull when there is no room and AgentFault when it is too long; then nothing was written.
         """
+        self.complete: Callable[[int, int, int, int, int, int, str], bool] = self._writer.complete
+        """Writes the end of a call into its decision's record; False where it must be a record of its own."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_ready, name="spool-ready", daemon=True)
         self._thread.start()

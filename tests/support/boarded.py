@@ -22,7 +22,7 @@ from pipeline.cli.replaydoors import ReplayDoors
 from schemas.bundle import Bundle
 from schemas.calls import RecordedCall
 from schemas.home import Home
-from schemas.layout import RECORD_HEADER_BYTES
+from schemas.layout import END_BYTES, RECORD_HEADER_BYTES
 from schemas.process import private_dir
 from schemas.records import STRING_FIELDS, Kind, Verdict
 
@@ -198,11 +198,11 @@ class Boarded:
         found: list[Done] = []
         for boot in self.said:
             made: dict[int, Done] = {}
-            for seq, call_seq, recorded_ns, epoch, ref, kind, verdict, texts in self._records(boot):
+            for seq, call_seq, recorded_ns, epoch, ref, kind, verdict, ended, texts in self._records(boot):
                 if kind == Kind.DECISION:
                     made[seq] = Done(
                         door=boot, seq=seq, ref=ref, recorded_ns=recorded_ns, epoch=epoch, verdict=Verdict(verdict),
-                        reason=texts[_REASON], policy_digest=texts[_DIGEST],
+                        reason=texts[_REASON], policy_digest=texts[_DIGEST], ended=ended,
                     )  # fmt: skip
                     continue
                 assert kind == Kind.EFFECT
@@ -215,7 +215,7 @@ class Boarded:
             found += made.values()
         return found
 
-    def _records(self, boot: str) -> Iterator[tuple[int, int, int, int, int, int, int, list[str]]]:
+    def _records(self, boot: str) -> Iterator[tuple[int, int, int, int, int, int, int, bool, list[str]]]:
         reader, last = SpoolReader(str(self.home.host(HOST) / "doors" / boot), int(boot, 16)), 0
         while runs := reader.read(1 << 20, 1 << 24):
             for run in runs:
@@ -228,7 +228,8 @@ class Boarded:
                     for length in _LENGTHS.unpack_from(data, at + 136):
                         texts.append(data[begin : begin + length].decode())
                         begin += length
-                    yield seq, call_seq, recorded_ns, epoch, ref, kind, verdict, texts
+                    ended = bool(data[at + 109]) and data[at + size - END_BYTES] == 2
+                    yield seq, call_seq, recorded_ns, epoch, ref, kind, verdict, ended, texts
                     at += size
 
     def __enter__(self) -> "Boarded":

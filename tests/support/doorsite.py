@@ -15,7 +15,7 @@ from ext.spool import Run, SpoolReader
 from schemas.bundle import Bundle, Rule
 from schemas.calls import RecordedCall
 from schemas.config import Enforcer
-from schemas.layout import RECORD_HEADER_BYTES
+from schemas.layout import END_BYTES, RECORD_HEADER_BYTES
 from schemas.records import Kind
 
 BOOT = 0x65432100_00000007
@@ -26,6 +26,7 @@ RULES = (
 )
 BUNDLE = Bundle(rules=RULES)
 FRESH_NS = 5_000_000_000
+_THERE = 2
 
 
 def said(ref: int, resource: str = 'Tool::"s/t"', **fields: object) -> RecordedCall:
@@ -68,7 +69,7 @@ def never(why: str, may_stop: bool) -> None:
 
 
 def records(runs: list[Run]) -> list[dict[str, int]]:
-    """A few fields of each record, by the layout's own offsets."""
+    """A few fields of each record, by the layout's own offsets; of a decision with the call's end, that one's outcome."""
     found = []
     for run in runs:
         data, at = bytes(run.view), 0
@@ -77,6 +78,8 @@ def records(runs: list[Run]) -> list[dict[str, int]]:
             epoch, ref = struct.unpack_from("<QQ", data, at + 64)
             kind, verdict, outcome, _ = struct.unpack_from("<BBBB", data, at + 104)
             assert size >= RECORD_HEADER_BYTES
+            if data[at + 109] and data[at + size - END_BYTES] == _THERE:
+                outcome = data[at + size - END_BYTES + 36]
             found.append({"seq": seq, "call": call_seq, "ref": ref, "kind": kind, "verdict": verdict, "outcome": outcome,
                           "epoch": epoch})  # fmt: skip
             at += size
@@ -96,6 +99,7 @@ class Between:
         self._kind = kind
         self._happens = happens
         self._before = before
+        self.complete = spooler.complete
 
     def append(self, record: Record) -> int:
         if record[0] == self._kind and self._before:

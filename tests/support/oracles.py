@@ -2,15 +2,34 @@
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from schemas.layout import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC
-from schemas.records import STRING_FIELDS, Kind, Outcome, Verdict
+from schemas.layout import END_ADDRESS_BYTES, END_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC
+from schemas.records import SEPARATOR, STRING_FIELDS, Kind, Outcome, Verdict
 
 _MASK64 = (1 << 64) - 1
-_FIXED = struct.Struct("<QQqqQQQQQQIIIiBBBBB3x16s8s20H")  # from byte 8 on
+_FIXED = struct.Struct("<QQqqQQQQQQIIIiBBBBBB2x16s8s20H")  # from byte 8 on
+_END = struct.Struct(f"<QQQiBB2x{END_ADDRESS_BYTES}s")  # from byte 8 of the room on
+_THERE = 2
+_ADDRESS = STRING_FIELDS.index("address")
 _EMPTY = ("",) * len(STRING_FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a call ended, in its decision's record: the arguments of `SpoolWriter.complete` behind the seq."""
+
+    outcome: int = int(Outcome.OK)
+    status: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    duration_ns: int = 0
+    address: str = ""
+
+    def arguments(self) -> tuple[int, int, int, int, int, str]:
+        """What `complete` takes."""
+        return self.outcome, self.status, self.bytes_out, self.bytes_in, self.duration_ns, self.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +57,13 @@ class Rec:
     trace_id: bytes = bytes(16)
     parent_span: bytes = bytes(8)
     texts: tuple[str, ...] = _EMPTY
+    end: Ended | None = None
+    """What was written into its room."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is a decision that lets a call out."""
+        return (self.kind, self.verdict, self.outcome) == (Kind.DECISION, Verdict.ALLOW, Outcome.OPEN)
 
     def arguments(self, *, reserved: bool = False) -> tuple[Any, ...]:
         """What `append` takes."""
@@ -49,7 +75,8 @@ class Rec:
 
     def bytes_needed(self) -> int:
         """The size of the record in a spool."""
-        return -(-(RECORD_HEADER_BYTES + sum(len(text.encode()) for text in self.texts)) // 8) * 8
+        said = -(-(RECORD_HEADER_BYTES + sum(len(text.encode()) for text in self.texts)) // 8) * 8
+        return said + END_BYTES * self.has_room
 
 
 def mix32(data: bytes) -> int:
@@ -73,10 +100,16 @@ def encode_record(seq: int, rec: Rec) -> bytes:
     body = _FIXED.pack(
         seq, rec.call_seq or seq, rec.time_ns, rec.recorded_ns, rec.bytes_out, rec.bytes_in, rec.duration_ns, rec.epoch,
         rec.ref, rec.query_hash, rec.query_bytes, rec.query_bits, rec.count, rec.status, rec.kind, rec.verdict, rec.outcome,
-        rec.mode, rec.depth, rec.trace_id, rec.parent_span, *(len(text) for text in texts),
+        rec.mode, rec.depth, rec.has_room, rec.trace_id, rec.parent_span, *(len(text) for text in texts),
     ) + b"".join(texts)  # fmt: skip
     body += bytes(-len(body) % 8)
-    return struct.pack("<II", 8 + len(body), mix32(body)) + body
+    room = bytes(END_BYTES * rec.has_room)
+    if rec.end is not None:
+        *numbers, address = rec.end.arguments()
+        outcome, status, bytes_out, bytes_in, duration_ns = numbers
+        told = _END.pack(duration_ns, bytes_out, bytes_in, status, outcome, len(address.encode()), address.encode())
+        room = struct.pack("<II", _THERE, mix32(told)) + told
+    return struct.pack("<II", 8 + len(body) + len(room), mix32(body)) + body + room
 
 
 def encode_header(boot: int, index: int, first_seq: int, ref_before: int, size: int) -> bytes:
@@ -91,9 +124,11 @@ def parse_records(data: bytes) -> Iterator[tuple[int, Rec]]:
         size, check = struct.unpack_from("<II", data)
         assert RECORD_HEADER_BYTES <= size <= len(data)
         assert size % 8 == 0
+        whole, room = size, _FIXED.unpack_from(data, 8)[19]
+        size -= END_BYTES * room
         assert mix32(data[8:size]) == check
         (seq, call_seq, time_ns, recorded_ns, bytes_out, bytes_in, duration_ns, epoch, ref, query_hash, query_bytes, query_bits,
-         count, status, kind, verdict, outcome, mode, depth, trace_id, parent_span, *lengths) = _FIXED.unpack_from(data, 8)
+         count, status, kind, verdict, outcome, mode, depth, _, trace_id, parent_span, *lengths) = _FIXED.unpack_from(data, 8)
         texts, at = [], RECORD_HEADER_BYTES
         for length in lengths:
             texts.append(data[at : at + length].decode())
@@ -104,9 +139,20 @@ def parse_records(data: bytes) -> Iterator[tuple[int, Rec]]:
             kind=kind, call_seq=call_seq, time_ns=time_ns, recorded_ns=recorded_ns, verdict=verdict, outcome=outcome, mode=mode,
             depth=depth, status=status, count=count, bytes_out=bytes_out, bytes_in=bytes_in, duration_ns=duration_ns,
             epoch=epoch, ref=ref, query_hash=query_hash, query_bytes=query_bytes, query_bits=query_bits, trace_id=trace_id,
-            parent_span=parent_span, texts=tuple(texts),
+            parent_span=parent_span, texts=tuple(texts), end=_parse_end(data[size:whole]),
         )  # fmt: skip
-        data = data[size:]
+        data = data[whole:]
+
+
+def _parse_end(room: bytes) -> Ended | None:
+    """What stands in a record's room."""
+    if not room or int.from_bytes(room[:4], "little") != _THERE:
+        return None
+    assert mix32(room[8:]) == int.from_bytes(room[4:8], "little")
+    duration_ns, bytes_out, bytes_in, status, outcome, length, address = _END.unpack(room[8:])
+    assert address == address[:length].ljust(END_ADDRESS_BYTES, b"\0")
+    return Ended(outcome=outcome, status=status, bytes_out=bytes_out, bytes_in=bytes_in, duration_ns=duration_ns,
+                 address=address[:length].decode())  # fmt: skip
 
 
 def murmur2(data: bytes) -> int:
@@ -132,6 +178,12 @@ def partition_of(trace_id: bytes, partitions: int) -> int:
 
 def row(boot: int, seq: int, rec: Rec) -> dict[str, Any]:
     """One record as the columns of `schemas.frame.ARROW_SCHEMA`; times in microseconds."""
+    if rec.end is not None:
+        end, texts = rec.end, list(rec.texts)
+        if end.address:
+            texts[_ADDRESS] += SEPARATOR + end.address
+        rec = replace(rec, outcome=end.outcome, status=end.status, bytes_out=end.bytes_out, bytes_in=end.bytes_in,
+                      duration_ns=end.duration_ns, texts=tuple(texts), end=None)  # fmt: skip
     return {
         "kind": rec.kind, "boot": boot, "seq": seq, "call_seq": rec.call_seq or seq, "time": rec.time_ns // 1000,
         "recorded": rec.recorded_ns // 1000, "verdict": rec.verdict, "outcome": rec.outcome, "mode": rec.mode,
@@ -156,6 +208,8 @@ def open_and_closed(records: list[tuple[int, Rec]]) -> tuple[list[tuple[int, byt
     closed = []
     for seq, rec in records:
         if rec.kind == Kind.DECISION and rec.verdict == Verdict.ALLOW:
+            if rec.end is not None:
+                continue
             opened[seq] = rec.trace_id
         elif rec.kind in (Kind.EFFECT, Kind.LOST):
             if rec.call_seq < records[0][0]:

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ext.spool import Run, SpoolReader, SpoolWriter
 from schemas.errors import SpoolFull
 from schemas.limits import KIB
 from schemas.records import STRING_FIELDS, Kind
-from tests.support.oracles import Rec, parse_records
+from tests.support.oracles import Ended, Rec, parse_records
 
 BOOT = (0x6565_6565 << 32) | 7
 SEGMENT = 64 * KIB
@@ -82,14 +83,14 @@ def put(spool: SpoolWriter, rec: Rec, *, reserved: bool = False) -> tuple[int, R
 
 
 def padded(number: int, size: int) -> Rec:
-    """A record of `size` bytes (a multiple of 8, from 176 on), told apart by its number."""
+    """A record of `size` bytes (a multiple of 8, from 176 on) that ends with its texts, told apart by its number."""
     left = size - 176
     texts = []
     for _ in STRING_FIELDS:
         texts.append("x" * min(left, 4_096))
         left -= len(texts[-1])
     assert not left
-    return Rec(ref=number, trace_id=number.to_bytes(16, "big"), texts=tuple(texts))
+    return Rec(kind=int(Kind.PROGRESS), ref=number, trace_id=number.to_bytes(16, "big"), texts=tuple(texts))
 
 
 def told(runs: list[Run]) -> list[tuple[int, Rec]]:
@@ -128,6 +129,21 @@ def write_on(folder: Path, records_max: int) -> None:
         if number % 64 == 0:
             spool.prepare()
     print("done", flush=True)
+
+
+def call_on(folder: Path, calls: int, open_at_once: int) -> None:
+    """Let calls out and end them, the oldest first, in their decision's record or in one of their own; say how many had one."""
+    spool, out, apart = writer(folder, spool=1 << 30), deque[int](), 0
+    for number in range(1, calls + open_at_once + 1):
+        if number <= calls:
+            out.append(put(spool, Rec(ref=number, texts=("x" * (number % 90), *("",) * 19)))[0])
+        if number > open_at_once:
+            seq = out.popleft()
+            end = Ended(status=seq % 600, bytes_out=seq, address=f"10.0.0.1:{seq % 60_000}")
+            if not spool.complete(seq, *end.arguments()):
+                apart += 1
+                put(spool, Rec(kind=int(Kind.EFFECT), call_seq=seq, verdict=255, status=end.status, bytes_out=seq))
+    print(apart, flush=True)
 
 
 def _fill(spool: SpoolWriter) -> int:
@@ -204,4 +220,5 @@ def no_space(folder: Path) -> None:
 
 if __name__ == "__main__":
     what, where, *rest = sys.argv[1:]
-    {"write": write_on, "limited": limited, "full": full_disk, "no-space": no_space}[what](Path(where), *map(int, rest))  # type: ignore[operator]
+    children = {"write": write_on, "calls": call_on, "limited": limited, "full": full_disk, "no-space": no_space}
+    children[what](Path(where), *map(int, rest))  # type: ignore[operator]

@@ -60,6 +60,9 @@ class World:
     matcher: Any = field(default_factory=Digest)
     epoch: int = 7
     on_append: Callable[[], None] = lambda: None
+    unread: bool = False
+    """Whether nobody has read a decision yet, so that its end may go into it."""
+    ends: list[tuple[object, ...]] = field(default_factory=list)
 
     def decide(self, call: Call) -> Decision:
         self.asked.append(call.action)
@@ -90,8 +93,13 @@ class World:
         self.records.append(record)
         return len(self.records)
 
+    def complete(self, *end: object) -> bool:
+        if self.unread:
+            self.ends.append(end)
+        return self.unread
+
     def desk(self) -> Desk:
-        return Desk(self, self, self.append, BOOT, lambda caller: self.known)
+        return Desk(self, self, self.append, BOOT, lambda caller: self.known, self.complete)
 
 
 def said(record: Record) -> tuple[Any, ...]:
@@ -297,6 +305,45 @@ def test_an_end_says_what_was_dialled_how_much_moved_and_how_long_it_took() -> N
     record = world.records[1]
     assert (record[8], record[10], record[11], record[12]) == (201, 10, 20, 0)
     assert dict(zip(STRING_FIELDS, record[20], strict=True))["address"] == "192.0.2.1:80"
+
+
+def test_an_end_goes_into_its_decision_while_nobody_has_read_that() -> None:
+    world = World(unread=True)
+    exchange = Exchange(world.desk())
+    assert exchange.begin(CALL, 1_010) is None
+    exchange.address = "10.0.0.1:80"
+    END(exchange)
+    END(exchange)
+    assert world.ends == [(1, Outcome.OK, 200, 10, 20, 500, "10.0.0.1:80")], "once"
+    assert [said(record) for record in world.records] == [ALLOWED]
+    assert not exchange.open
+
+
+@pytest.mark.parametrize("last", [FAIL, CUT, LEAVE, ADDRESS])
+def test_an_end_that_says_why_is_a_record_of_its_own(last: Any) -> None:
+    world = World(unread=True)
+    exchange = Exchange(world.desk())
+    exchange.begin(CALL, 1_010)
+    last(exchange)
+    assert (world.ends, len(world.records)) == ([], 2)
+
+
+def test_a_call_that_has_told_how_far_it_is_ends_with_a_record_of_its_own() -> None:
+    world = World(unread=True)
+    exchange = Exchange(world.desk())
+    exchange.begin(CALL, 1_010)
+    PROGRESS(exchange)
+    END(exchange)
+    assert world.ends == []
+    assert [record[0] for record in world.records] == [Kind.DECISION, Kind.PROGRESS, Kind.EFFECT]
+
+
+def test_an_end_in_its_decision_needs_no_room() -> None:
+    world = World(unread=True, room=1, reserve=0)
+    exchange = Exchange(world.desk())
+    exchange.begin(CALL, 1_010)
+    END(exchange)
+    assert (len(world.ends), len(world.records)) == (1, 1)
 
 
 def test_how_far_it_is_says_what_was_dialled_too() -> None:

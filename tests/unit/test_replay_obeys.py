@@ -51,7 +51,7 @@ def test_what_a_line_names_can_be_revoked(site: Site, text: str) -> None:
     assert (refused.verdict, refused.reason, refused.because) == (Verdict.DENY, "revoked", ())
     site.change(lift=[text])
     assert site.door.call(line).verdict is Verdict.ALLOW
-    assert decided(site)[2] == (*REVOKED_AGENT, 2)
+    assert decided(site)[1] == (*REVOKED_AGENT, 2)
 
 
 def test_a_revocation_before_the_record_is_obeyed_by_it(site: Site) -> None:

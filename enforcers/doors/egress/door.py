@@ -54,7 +54,9 @@ class Door:
         self.dialer = dialer
         self.own = own
         self.query_key = query_key
-        self.desk = Desk(obeyed.gate, obeyed, spooler.append, spooler.boot, identify.still)
+        self.desk = Desk(
+            obeyed.gate, obeyed, spooler.append, spooler.boot, identify.still, spooler.complete
+        )  # fmt: skip
         self.flood = Flood(name)
         self.figures = Figures()
         self.clients: set[Client] = set()
