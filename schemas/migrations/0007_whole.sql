@@ -2,9 +2,7 @@
 -- lets the call out (verdict 1) and has an outcome other than 0; in its address the one that was dialled stands behind the client's
 -- and char 31. Nothing follows it, so the join finds nothing for it. It ended when it was made and as long after as it took.
 CREATE OR REPLACE VIEW {database}.calls AS
-WITH
-    d.verdict = 1 AND d.outcome != 0 AS whole,
-    splitByChar('\x1F', toString(d.address)) AS addresses
+WITH d.verdict = 1 AND d.outcome != 0 AS whole
 SELECT
     lower(concat(leftPad(hex(d.boot), 16, '0'), leftPad(hex(d.call_seq), 16, '0'))) AS call_id,
     d.boot AS boot,
@@ -27,8 +25,8 @@ SELECT
     d.scheme AS scheme,
     d.host AS host,
     d.domain AS domain,
-    if(whole, addresses[2], ifNull(e.address, '')) AS address,
-    addresses[1] AS client,
+    if(whole, substring(d.address, length(client) + 2), ifNull(e.address, '')) AS address,
+    substringIndex(d.address, '\x1F', 1) AS client,
     d.path AS path,
     if(if(ifNull(e.speaks, 0), ifNull(e.verdict, 0), d.verdict) = 1, 'allow', 'deny') AS verdict,
     ['enforce', 'shadow', 'best_effort'][d.mode + 1] AS mode,
