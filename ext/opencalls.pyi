@@ -19,11 +19,11 @@ class OpenCalls:
         """Calls that had to make room: what comes of them later counts for nobody."""
 
     def decided(
-        self, boot: _U64, seq: _U64, place: _I32, time: _I64, bytes_out: _U64, bytes_in: _U64, denied: _U8, more_out: _U64,
+        self, boot: _U64, seq: _U64, place: _I32, time: _I64, bytes_out: _U64, bytes_in: _U64, over: _U8, more_out: _U64,
         more_in: _U64, back: _U8,
     ) -> None:  # fmt: skip
-        """Keep decisions that are not `denied`. Fills in the last three where a call's end came before its decision: the bytes
-        on top of the decision's own, and whether it took the verdict back."""
+        """Keep decisions whose calls are not `over`. Fills in the last three where a call's end came before its decision: the
+        bytes on top of the decision's own, and whether it took the verdict back."""
 
     def ended(
         self, boot: _U64, seq: _U64, bytes_out: _U64, bytes_in: _U64, last: _U8, back: _U8, place: _I32, time: _I64,

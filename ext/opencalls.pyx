@@ -1,6 +1,7 @@
 """Calls whose end has not come yet, by (boot, seq): what an end needs of its decision, which came in an earlier frame.
 
-    decided   a decision comes: it is kept until its end; an end that came before it (a frame that was put off) is given to it
+    decided   a decision comes: it is kept until its end; an end that came before it (a frame that was put off) is given to it.
+              One that says that its call is over is not kept: nothing follows
     ended     an end comes, or a word in between: the bytes on top of what was known, and where its decision belongs
 
 Open hashing over fixed slots: memory is bounded by the number of calls, and the one of which nothing was heard for longest makes
@@ -112,19 +113,20 @@ cdef class OpenCalls:
         self.entries -= 1
 
     def decided(self, const uint64_t[::1] boot, const uint64_t[::1] seq, const int32_t[::1] place, const int64_t[::1] time,
-                const uint64_t[::1] bytes_out, const uint64_t[::1] bytes_in, const uint8_t[::1] denied,
+                const uint64_t[::1] bytes_out, const uint64_t[::1] bytes_in, const uint8_t[::1] over,
                 uint64_t[::1] more_out, uint64_t[::1] more_in, uint8_t[::1] back):
-        """Keep the decisions that let a call out; the others (`denied`) are over. Fills in the last three where an end came
-        before its decision: the bytes on top of the decision's own, and whether it took the verdict back."""
+        """Keep the decisions whose calls go on; of the others (`over`) the decision refuses them, or says how they ended. Fills
+        in the last three where an end came before its decision: the bytes on top of the decision's own, and whether it took
+        the verdict back."""
         cdef Py_ssize_t row, rows = boot.shape[0]
         cdef int32_t at
         cdef Open* one
         assert seq.shape[0] == place.shape[0] == time.shape[0] == bytes_out.shape[0] == bytes_in.shape[0] == rows
-        assert denied.shape[0] == more_out.shape[0] == more_in.shape[0] == back.shape[0] == rows
+        assert over.shape[0] == more_out.shape[0] == more_in.shape[0] == back.shape[0] == rows
         self._round += 1
         with nogil:
             for row in range(rows):
-                if denied[row]:
+                if over[row]:
                     continue
                 at = self.find(boot[row], seq[row])
                 if at < 0:

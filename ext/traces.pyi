@@ -36,12 +36,13 @@ class TraceBook:
         """Forget everything."""
 
     def add(
-        self, ids: Any, parents: Any, kind: Any, boot: Any, seq: Any, time: Any, verdict: Any, mode: Any, who: Any,
-        enforcer: Any, now_us: int,
+        self, ids: Any, parents: Any, kind: Any, boot: Any, seq: Any, time: Any, duration: Any, verdict: Any, outcome: Any,
+        mode: Any, who: Any, enforcer: Any, now_us: int,
     ) -> npt.NDArray[np.int32]:
         """Take records (decisions, effects, losses); returns the traces that they touch, each once, in order of their first.
 
-        `seq` is the call's, `ids` and `parents` are 16 and 8 bytes a record. There must be room: see `room`.
+        `seq` is the call's, `ids` and `parents` are 16 and 8 bytes a record. A decision that lets its call out and has an
+        outcome is an effect too, `duration` (us) after its time. There must be room: see `room`.
         """
 
     def room(self, records: int) -> bool:

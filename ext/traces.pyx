@@ -19,6 +19,8 @@ cdef enum:
     DECISION = 1
     EFFECT = 3
     LOST = 4
+    ALLOW = 1
+    OPEN = 0
     # bits of a call
     DECIDED = 1
     OUT = 2
@@ -97,18 +99,22 @@ cdef class TraceBook:
 
     def add(self, const uint8_t[::1] ids not None, const uint8_t[::1] parents not None, const uint8_t[::1] kind not None,
             const uint64_t[::1] boot not None, const uint64_t[::1] seq not None, const int64_t[::1] time not None,
-            const uint8_t[::1] verdict not None, const uint8_t[::1] mode not None, const int32_t[::1] who not None,
-            const int32_t[::1] enforcer not None, int64_t now_us):
+            const uint64_t[::1] duration not None, const uint8_t[::1] verdict not None, const uint8_t[::1] outcome not None,
+            const uint8_t[::1] mode not None, const int32_t[::1] who not None, const int32_t[::1] enforcer not None,
+            int64_t now_us):
         """Take records (decisions, effects, losses); returns the traces that they touch, each once, in order of their first.
 
-        `seq` is the call's, `ids` and `parents` are 16 and 8 bytes a record. There must be room: see `room`.
+        `seq` is the call's, `ids` and `parents` are 16 and 8 bytes a record. A decision that lets its call out and has an
+        outcome is an effect too, `duration` (us) after its time. There must be room: see `room`.
         """
         cdef Py_ssize_t n = kind.shape[0], at, touched = 0
         cdef int32_t slot
         cdef int byte
         if ids.shape[0] != 16 * n or parents.shape[0] != 8 * n or not n == boot.shape[0] == seq.shape[0] == time.shape[0]:
             raise ValueError("columns of one length")
-        if not n == verdict.shape[0] == mode.shape[0] == who.shape[0] == enforcer.shape[0]:
+        if not n == duration.shape[0] == verdict.shape[0] == outcome.shape[0] == mode.shape[0]:
+            raise ValueError("columns of one length")
+        if not n == who.shape[0] == enforcer.shape[0]:
             raise ValueError("columns of one length")
         if not self.room(n):
             raise ValueError(f"no room for {n} records")
@@ -134,7 +140,8 @@ cdef class TraceBook:
                 parent = 0
                 for byte in range(8):
                     parent = parent << 8 | parents[8 * at + byte]
-                self._put(slot, kind[at], boot[at], seq[at], time[at], parent, verdict[at], mode[at], who[at], enforcer[at])
+                self._put(slot, kind[at], boot[at], seq[at], time[at], duration[at], parent, verdict[at], outcome[at], mode[at],
+                          who[at], enforcer[at])
         return found[:touched]
 
     def room(self, Py_ssize_t records):
@@ -204,8 +211,9 @@ cdef class TraceBook:
         else:
             self._oldest = newer
 
-    cdef void _put(self, int32_t slot, uint8_t kind, uint64_t boot, uint64_t seq, int64_t time, uint64_t parent,
-                   uint8_t verdict, uint8_t mode, int32_t who, int32_t enforcer) noexcept nogil:
+    cdef void _put(self, int32_t slot, uint8_t kind, uint64_t boot, uint64_t seq, int64_t time, uint64_t duration,
+                   uint64_t parent, uint8_t verdict, uint8_t outcome, uint8_t mode, int32_t who,
+                   int32_t enforcer) noexcept nogil:
         cdef int32_t call = self._head[slot]
         while call >= 0 and not (self._seq[call] == seq and self._boot[call] == boot):
             call = self._next[call]
@@ -231,16 +239,22 @@ cdef class TraceBook:
         if kind == DECISION:
             self._start[call], self._parent[call], self._who[call], self._enforcer[call] = time, parent, who, enforcer
             self._state[call] |= DECIDED
-            if verdict == 1 or mode != 0:
+            if verdict == ALLOW or mode != 0:
                 self._state[call] |= OUT
             if verdict == 0:
                 self._state[call] |= DENIED
+            if verdict == ALLOW and outcome != OPEN:
+                self._state[call] |= HAS_EFFECT
+                self._ended(call, <int64_t>(<uint64_t>time + duration))  # unsigned: a door may say any duration
         else:
             self._state[call] |= HAS_EFFECT if kind == EFFECT else HAS_LOST
             if verdict == 0:
                 self._state[call] |= DENIED
-            if time > self._end[call]:
-                self._end[call] = time
+            self._ended(call, time)
+
+    cdef void _ended(self, int32_t call, int64_t time) noexcept nogil:
+        if time > self._end[call]:
+            self._end[call] = time
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from schemas.findings import FINDING_SCHEMA
-from schemas.records import Kind, Verdict
+from schemas.records import Kind, Outcome, Verdict
 from schemas.store import FLAG_DEAD, FRAME_KIND, quote_name, quote_text
 
 LOOKED_AT: Final = (
-    "kind", "boot", "seq", "call_seq", "time", "verdict", "bytes_out", "bytes_in", "query_hash", "query_bits", "trace_id",
-    "session", "agent", "credential", "proof", "action", "resource", "host", "domain", "address", "enforcer", "enforcer_boot",
-    "partition", "frame_no",
+    "kind", "boot", "seq", "call_seq", "time", "verdict", "outcome", "bytes_out", "bytes_in", "query_hash", "query_bits",
+    "trace_id", "session", "agent", "credential", "proof", "action", "resource", "host", "domain", "address", "enforcer",
+    "enforcer_boot", "partition", "frame_no",
 )  # fmt: skip
 """The columns of `records` that aggregates are made of."""
 
@@ -97,7 +97,7 @@ def open_sql(database: str, partitions: Iterable[int], since_s: int, before_s: i
     base, ours = quote_name(database), f"partition IN ({_numbers(partitions)}) AND boot != 0 AND ingested >= {since_s}"
     let_out = (
         f"SELECT boot, call_seq FROM {base}.records WHERE {ours} AND ingested < {before_s} AND kind = {int(Kind.DECISION)}"
-        f" AND verdict = {int(Verdict.ALLOW)}"
+        f" AND verdict = {int(Verdict.ALLOW)} AND outcome = {int(Outcome.OPEN)}"
     )
     ended = f"SELECT boot, call_seq FROM {base}.records WHERE {ours} AND kind IN {_ENDS}"
     return (

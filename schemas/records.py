@@ -2,6 +2,11 @@
 
 A **call** is one `decision` record and what followed it. `call_id` is 16 bytes: the door's boot (u32 seconds, u32 random)
 and the decision's seq (u64), both big-endian, so that ids are unique and in order within a boot.
+
+A decision that lets a call out says OPEN, and progress, an effect or a loss follow it. Where the call was over before its host
+had read the decision, that says what the effect would have said: outcome, status, bytes, duration, and in `address` what was
+dialled behind where the caller came from. Such a decision is **whole**: nothing follows it, and its call ended at time +
+duration.
 """
 
 import enum
@@ -55,7 +60,8 @@ class Mode(enum.IntEnum):
 
 
 SEPARATOR: Final = "\x1f"
-"""Joins the items of a list inside one text field (chain, policies). Names never contain control characters."""
+"""Joins the items of a list inside one text field (chain, policies), and the two addresses of a whole decision. Names never
+contain control characters."""
 
 STRING_FIELDS: Final = (
     "tenant",
@@ -98,6 +104,12 @@ class Decision:
     reason: str = "no-permit"
     policy_digest: str = ""
     epoch: int = 0
+
+
+def addresses_of(address: str) -> tuple[str, str]:
+    """Of a decision's `address`: where its caller's connection came from, and what was dialled; each may be empty."""
+    client, _, dialled = address.partition(SEPARATOR)
+    return client, dialled
 
 
 def make_boot(seconds: int, random32: int) -> int:

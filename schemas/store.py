@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from schemas.frame import ARROW_SCHEMA, NO_FRAME
+from schemas.records import Kind, Outcome, Verdict
 
 FENCED: Final = "FENCED"
 """The text in the error (code FENCED_CODE) of an insert whose owner has lost a partition: nothing was stored, leave."""
@@ -25,6 +26,15 @@ INSERT_RECORDS_MAX: Final = 500_000
 
 FRAME_KIND: Final = 0
 """`kind` of a frame's own row. Records begin at 1."""
+
+WHOLE: Final = f"(kind = {Kind.DECISION:d} AND verdict = {Verdict.ALLOW:d} AND outcome != {Outcome.OPEN:d})"
+"""The condition on a row of `records` that it is a whole decision (`schemas.records`): its call's end is in it."""
+
+ENDING: Final = f"(kind IN ({Kind.EFFECT:d}, {Kind.LOST:d}) OR {WHOLE})"
+"""The condition that it says how a call ended that was let out."""
+
+ENDED_US: Final = f"(toUnixTimestamp64Micro(time) + if(kind = {Kind.DECISION:d}, toInt64(duration_us), 0))"
+"""Of such a row, when that was: us since 1970."""
 
 FLAG_GOOD: Final = ""
 FLAG_DEAD: Final = "dead"

@@ -24,6 +24,7 @@ from pipeline.core.stitch.trace import stitch_calls
 from schemas.errors import OperatorFault
 from schemas.limits import NAME_BYTES_MAX, TRACE_CALLS_MAX, TRACE_SETTLE_S
 from schemas.records import Kind, Mode, Verdict
+from schemas.store import ENDED_US, ENDING
 from schemas.vocabulary import shown
 
 DIGITS: Final = 32
@@ -138,7 +139,7 @@ def fetch(asker: Asker, trace_id: str, *, asks_time: bool = False) -> Shown:
     let_out = {(row["boot"], row["seq"]): bool(row["let_out"]) for row in keys}
     rows = details(asker, let_out)
     others = asker.rows(
-        "SELECT boot, call_seq AS seq, maxIf(toUnixTimestamp64Micro(time), kind != 1) AS ended_us,"
+        f"SELECT boot, call_seq AS seq, maxIf({ENDED_US}, {ENDING}) AS ended_us,"
         " toUnixTimestamp(now()) - toInt64(toUnixTimestamp(max(ingested))) AS quiet_s FROM records"
         f" WHERE trace_id = unhex('{trace_id}') AND kind IN {KINDS} AND boot != 0 GROUP BY boot, call_seq"
     )

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from pipeline.cli.asking import Asker
 from pipeline.core.stitch.habits import MARGIN_US, Habits, Hop
-from pipeline.core.stitch.stitcher import KINDS
 from schemas.records import Kind, Mode, Verdict, call_id
+from schemas.store import ENDED_US, ENDING
 
 WINDOW_S: Final = 900
 """How far back it looks: a call that was open for longer is not found."""
@@ -68,8 +68,8 @@ def _around(asker: Asker, time_us: int) -> list[dict[str, Any]]:
         f" toUnixTimestamp64Micro(time) AS time_us {wanted}"
     )
     ends = asker.rows(
-        "SELECT boot, call_seq AS seq, max(toUnixTimestamp64Micro(time)) AS ended_us FROM records"
-        f" WHERE kind IN {KINDS[1:]} AND (boot, call_seq) IN (SELECT boot, call_seq {wanted}) GROUP BY boot, call_seq"
+        f"SELECT boot, call_seq AS seq, max({ENDED_US}) AS ended_us FROM records"
+        f" WHERE {ENDING} AND (boot, call_seq) IN (SELECT boot, call_seq {wanted}) GROUP BY boot, call_seq"
     )
     ended = {(row["boot"], row["seq"]): row["ended_us"] for row in ends}
     return [row | {"ended_us": ended.get((row["boot"], row["seq"]), 0)} for row in reversed(rows)]

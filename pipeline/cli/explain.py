@@ -27,8 +27,9 @@ from schemas.keys import Trust
 from schemas.layout import VERDICT_UNSAID
 from schemas.limits import CHAIN_LINKS_MAX
 from schemas.process import read_run_file
-from schemas.records import Kind, Outcome, Verdict
+from schemas.records import Kind, Outcome, Verdict, addresses_of
 from schemas.selectors import caller_texts, target_texts
+from schemas.store import ENDED_US, ENDING
 from schemas.vocabulary import action_uid
 
 DIGITS_MIN: Final = 8
@@ -151,13 +152,17 @@ def _on_their_way(home: Home) -> str:
 
 
 def _records(asker: Asker, boot: int, seq: int) -> list[dict[str, Any]]:
+    """What was recorded of a call. `ended` is when it ended, of the record that says so; NULL of the others."""
     rows = asker.rows(
         "SELECT kind, seq, time, recorded, verdict, toString(reason) AS reason, outcome, status, error, bytes_out, bytes_in,"
-        f" toString(address) AS address, epoch FROM records WHERE boot = {boot} AND call_seq = {seq}"
+        f" toString(address) AS address, epoch, if({ENDING}, fromUnixTimestamp64Micro({ENDED_US}, 'UTC'), NULL) AS ended"
+        f" FROM records WHERE boot = {boot} AND call_seq = {seq}"
         f" AND kind BETWEEN {Kind.DECISION:d} AND {Kind.LOST:d} ORDER BY seq"
     )
     for row in rows:
         said = row["verdict"]
+        address = row["address"]  # a decision's is its caller's; a whole one has what was dialled behind it
+        row["client"], row["address"] = addresses_of(address) if row["kind"] == Kind.DECISION else ("", address)
         row["kind"] = Kind(row["kind"]).name.lower()
         row["outcome"] = Outcome(row["outcome"]).name.lower()
         row["verdict"] = "" if said == VERDICT_UNSAID else "allow" if said == Verdict.ALLOW else "deny"

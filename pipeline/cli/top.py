@@ -18,6 +18,7 @@ from pipeline.cli.doors import living_doors
 from schemas.errors import PeerFault
 from schemas.home import Home
 from schemas.records import Kind
+from schemas.store import ENDING
 
 WINDOW_S: Final = 15
 """What is `now`: calls of which something was stored within this. An open tunnel says how far it is every 10 s."""
@@ -107,13 +108,12 @@ def look(asker: Asker, home: Home) -> Snapshot:
     """
     recent = f"ingested >= now() - {WINDOW_S} AND boot != 0"
     alive = f"{Kind.DECISION:d}, {Kind.PROGRESS:d}, {Kind.EFFECT:d}, {Kind.LOST:d}"
-    ended = f"countIf(kind IN ({Kind.EFFECT:d}, {Kind.LOST:d}))"
     one = (
         f"SELECT toString(anyIf(r.agent, kind = {Kind.DECISION:d})) AS agent,"
         f" toString(anyIf(r.resource, kind = {Kind.DECISION:d})) AS resource,"
         f" countIf(kind = {Kind.DECISION:d} AND ingested >= now() - {WINDOW_S}) AS made,"
         " argMaxIf((r.verdict, toString(r.reason)), r.seq, r.verdict != 255) AS word,"
-        f" word.1 = 1 AS allowed, word.2 AS reason, allowed AND {ended} = 0 AS open,"
+        f" word.1 = 1 AS allowed, word.2 AS reason, allowed AND countIf({ENDING}) = 0 AS open,"
         " max(r.bytes_out) AS bytes_out, max(r.bytes_in) AS bytes_in"
         f" FROM records AS r WHERE kind IN ({alive}) AND (boot, call_seq) IN"
         f" (SELECT boot, call_seq FROM records WHERE {recent} AND kind IN ({alive})) GROUP BY boot, call_seq"

@@ -14,7 +14,7 @@ from pipeline.cli.asking import Asker
 from pipeline.cli.main import build_parser, main
 from schemas.records import Kind, Outcome, Verdict
 from schemas.store import FLAG_DEAD
-from tests.support.store import NOW_S, Row, Store, decision, effect, frame_of
+from tests.support.store import NOW_S, Row, Store, decision, effect, frame_of, whole_decision
 
 DENIED = {"verdict": int(Verdict.DENY), "outcome": int(Outcome.REFUSED), "reason": "no-permit"}
 CUT = {"verdict": int(Verdict.DENY), "outcome": int(Outcome.REFUSED), "reason": "revoked", "status": 0}
@@ -153,6 +153,14 @@ def test_an_end_that_comes_before_its_decision_is_told_with_it(store: Store, ste
     assert look() == []
     store.insert(frame_of([decision(1)], frame_no=1))
     assert look() == ["01 ok"]
+
+
+def test_a_call_that_comes_whole_is_one_line(store: Store, steps: Callable[..., Steps]) -> None:
+    follow = steps()
+    store.insert(frame_of([decision(1), whole_decision(2)], frame_no=1))
+    assert follow() == ["01", "02 ok"]
+    store.insert(frame_of([effect(3, 1)], frame_no=2))
+    assert follow() == ["01 ok"]
 
 
 def test_progress_is_no_news_and_a_cut_is(store: Store, steps: Callable[..., Steps]) -> None:

@@ -117,9 +117,10 @@ def test_json_has_every_column_of_the_calls_and_what_was_found_of_each(store: St
     assert [one["edge_assurance"] for one in trace["calls_drawn"]] == ["", "signed", "observed"]
 
 
-def test_what_it_says_is_what_the_worker_says(store: Store, draw: Draw) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["two records a call", "whole"])
+def test_what_it_says_is_what_the_worker_says(store: Store, draw: Draw, whole: bool) -> None:
     """Traces of every grade: the command's words are those of a stitcher that took the same records."""
-    traces = [
+    traces: list[tuple[Made, ...]] = [
         WHOLE,
         (call(2, 20, [ALICE, PLANNER], parent=span_of(SECOND_DOOR, 99)),),
         (call(3, 30, [ALICE, PLANNER], at=0), call(3, 31, [BOB, SCRAPER], at=5)),
@@ -128,6 +129,8 @@ def test_what_it_says_is_what_the_worker_says(store: Store, draw: Draw) -> None:
         (call(6, 60, [ALICE, PLANNER], at=0, allowed=False), call(6, 61, [SCRAPER], at=5, parent=span_of(FIRST_DOOR, 60))),
     ]
     stitcher, kept = small(), Kept()
+    if whole:
+        traces = [tuple(one.whole for one in calls) for calls in traces]
     for frame_no, calls in enumerate(traces, 1):
         plant(store, calls, frame_no=frame_no)
         feed(stitcher, kept, records_of(calls))
@@ -262,10 +265,11 @@ def asked(number: int, at: int, *, lost: bool) -> tuple[Made, Made]:
     )  # fmt: skip
 
 
-def test_time_names_the_cause_of_a_call_whose_header_was_lost(store: Store, draw: Draw) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["two records a call", "whole"])
+def test_time_names_the_cause_of_a_call_whose_header_was_lost(store: Store, draw: Draw, whole: bool) -> None:
     made = [one for number in range(1, 12) for one in asked(number, 1_000 * number, lost=number == 11)]
     ask, lost = made[-2:]
-    plant(store, made)
+    plant(store, [one.whole for one in made] if whole else made)
     said = draw("--guess", lost.id)
     cause = f"caused by call {ask.id} of trace {22:032x} (planner to researcher:80): by time alone"
     assert f"perhaps    {cause}" in said.splitlines()

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from schemas.migrate import MIGRATIONS
 from schemas.records import Kind, Outcome, Verdict
 from schemas.store import CONTROL_SCHEMA
-from tests.support.store import NOW_S, Row, Store, decision, effect, frame_of
+from tests.support.store import NOW_S, Row, Store, decision, effect, frame_of, whole_decision
 
 LANE = f"{77:016x}"
 DOOR = f"{5:016x}"
@@ -53,6 +54,46 @@ def test_a_call_is_its_decision_and_the_last_word_of_what_followed(store: Store)
     assert store.rows("SELECT count(), uniqExact(call_id) FROM calls") == [(7, 7)]
 
 
+def test_a_whole_decision_is_a_call_that_has_ended(store: Store) -> None:
+    """In every column what the view says of the same call in two records, but for `ended`: nobody recorded an end."""
+    here, there = {"address": "10.1.2.3"}, {"address": "192.0.2.1:443"}
+    both = {"address": "10.1.2.3\x1f192.0.2.1:443"}
+    failed = {"outcome": int(Outcome.ERROR), "status": 502, "bytes_in": 0}
+    store.insert(frame_of([
+        decision(1, **here), effect(2, 1, **there), whole_decision(3, **both),
+        decision(4), effect(5, 4, **failed), whole_decision(6, **failed),
+        decision(7), effect(8, 7, **there), whole_decision(9, address="\x1f192.0.2.1:443"),
+        decision(10, **here), effect(11, 10, status=0, duration_us=0), whole_decision(12, status=0, duration_us=0, **here),
+        decision(13, **here),
+    ], frame_no=1))  # fmt: skip
+    own = "call_id, seq, time, recorded, ended, trace_id"
+    rows = calls(store, f"* EXCEPT ({', '.join(own.split(', '))})")
+    pairs = rows[:-1]
+    assert pairs[::2] == pairs[1::2]
+    said = "client, address, verdict, outcome, status, error, bytes_out, bytes_in, duration_ms"
+    assert calls(store, said, "seq IN (3, 6, 9, 12, 13)") == [
+        ("10.1.2.3", "192.0.2.1:443", "allow", "ok", 200, "", 10, 20, 1.5),
+        ("", "", "allow", "error", 502, "", 10, 0, 1.5),
+        ("", "192.0.2.1:443", "allow", "ok", 200, "", 10, 20, 1.5),
+        ("10.1.2.3", "", "allow", "ok", 0, "", 10, 20, 0.0),
+        ("10.1.2.3", "", "allow", "", 0, "", 0, 0, 0.0),
+    ]
+    assert calls(store, "dateDiff('microsecond', time, ended)", "seq IN (3, 12, 13)") == [(1500,), (0,), (None,)]
+
+
+def test_the_view_of_calls_has_the_columns_it_had_before_there_were_whole_decisions(store: Store) -> None:
+    """Whoever asks by SQL, or reads lines of JSON, finds what he found: names, order and types."""
+    def columns() -> list[tuple[object, ...]]:
+        return [(name, kind) for name, kind, *_ in store.rows("DESCRIBE TABLE calls")]
+
+    now = columns()
+    for number in (5, 7):
+        for statement in MIGRATIONS[number - 1].statements(store.database):
+            if "VIEW `wardline`.calls AS" in statement:
+                store.run(statement)
+        assert columns() == now
+
+
 def test_an_open_tunnel_shows_its_bytes_so_far_and_is_still_open(store: Store) -> None:
     progress = {"kind": int(Kind.PROGRESS), "outcome": 0, "status": 0, "address": "192.0.2.1:443"}
     columns = "outcome, ended, bytes_out, bytes_in, address, verdict, reason"
@@ -72,6 +113,12 @@ def test_a_call_is_found_by_the_tables_key_on_both_sides_of_its_join(store: Stor
     store.insert(frame_of([decision(1), effect(2, 1)], frame_no=1))
     plan = "\n".join(row[0] for row in store.rows("EXPLAIN indexes = 1 SELECT * FROM calls WHERE boot IN (5) AND seq IN (1)"))
     assert plan.count("(call_seq in [1, 1])") + plan.count("(call_seq in 1-element set)") == 2, plan
+
+
+def test_clients_that_want_nulls_from_joins_are_told_of_whole_decisions_too(store: Store) -> None:
+    store.insert(frame_of([whole_decision(1), decision(2), decision(3), effect(4, 3)], frame_no=1))
+    query = "SELECT * FROM calls ORDER BY seq"
+    assert store.rows(query, settings={"join_use_nulls": 1}) == store.rows(query)
 
 
 def refused(seq: int, agent: str, count: int, reason: str = "identity", what: str = "secret", **fields: object) -> Row:
@@ -146,7 +193,7 @@ def test_the_inventory_counts_agents_tools_destinations_and_principals(store: St
         decision(1),
         decision(2, verdict=0, agent="coder", chain='Agent::"coder"', resource='Tool::"a/\\"q\\\\"'),
         decision(3, resource='Host::"x.example.org:443"', host="x.example.org"),
-        decision(4, resource='Host::"y.example.org:443"'),
+        whole_decision(4, resource='Host::"y.example.org:443"'),
         effect(5, 1),
     ], frame_no=1))  # fmt: skip
     assert store.rows("SELECT kind, name, calls, allowed, denied FROM inventory ORDER BY ALL") == [

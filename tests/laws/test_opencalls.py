@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ext.opencalls import OpenCalls
 
 Step = tuple[str, int, int, bool, bool]
-"""`decided` or `ended`, seq, bytes, last, back."""
+"""`decided` or `ended`, seq, bytes, last (of a decision: its call is over), back."""
 
 
 class Oracle:
@@ -29,7 +29,9 @@ class Oracle:
             self.known[seq] = self.known.pop(seq)
         return self.known[seq]
 
-    def decided(self, seq: int, place: int, sent: int) -> tuple[int, int]:
+    def decided(self, seq: int, place: int, sent: int, over: bool) -> tuple[int, int]:
+        if over:
+            return 0, 0
         one = self._of(seq, False)
         if one["place"] >= 0:
             return 0, 0
@@ -67,11 +69,11 @@ def test_the_kernel_agrees_with_a_dictionary(steps: list[Step], capacity: int) -
     for number, (what, seq, sent, last, back) in enumerate(steps):
         place, time = np.array([number], np.int32), np.array([number], np.int64)
         if what == "decided":
-            more_out, more_in, taken, denied = u64(0), u64(0), np.zeros(1, np.uint8), np.zeros(1, np.uint8)
+            more_out, more_in, taken, over = u64(0), u64(0), np.zeros(1, np.uint8), np.array([last], np.uint8)
             sizes = (u64(sent), u64(2 * sent))
-            kernel.decided(u64(5), u64(seq), place, time, *sizes, denied, more_out, more_in, taken)
+            kernel.decided(u64(5), u64(seq), place, time, *sizes, over, more_out, more_in, taken)
             latest = number
-            more, withdrawn = oracle.decided(seq, number, sent)
+            more, withdrawn = oracle.decided(seq, number, sent, last)
             assert (more_out[0], more_in[0], taken[0]) == (more, 2 * more, withdrawn)
         else:
             out, into = u64(sent), u64(2 * sent)

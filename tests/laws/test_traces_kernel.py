@@ -13,9 +13,10 @@ from schemas.layout import VERDICT_UNSAID
 
 TRACES, CALLS, EACH = 6, 10, 4
 DECISION, EFFECT, LOST = 1, 3, 4
+ALLOW, OK = 1, 1
 
-Rec = tuple[int, int, int, int, int]
-"""Trace, call, kind, time, verdict."""
+Rec = tuple[int, int, int, int, int, int]
+"""Trace, call, kind, time (of a decision: how long after it its call ended), verdict, outcome."""
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Plain:
 
     def add(self, recs: list[Rec], now: int) -> list[int]:
         found: list[int] = []
-        for trace, call, kind, time, verdict in recs:
+        for trace, call, kind, time, verdict, outcome in recs:
             if trace not in self.calls and trace in self.gone:
                 self.torn.add(trace)
                 self.gone.discard(trace)
@@ -51,6 +52,9 @@ class Plain:
             if kind == DECISION:
                 one["start"] = 1000 + call
                 one["bits"] |= 1 | (2 if verdict == 1 else 0) | (4 if verdict == 0 else 0)
+                if verdict == ALLOW and outcome:
+                    one["bits"] |= 8
+                    one["end"] = max(one["end"], 1000 + call + time)
             else:
                 one["end"] = max(one["end"], time)
                 one["bits"] |= (8 if kind == EFFECT else 16) | (4 if verdict == 0 else 0)
@@ -84,12 +88,12 @@ def put(book: TraceBook, recs: list[Rec], now: int) -> list[int]:
     def column(at: int, kind: Any) -> Any:
         return np.array([rec[at] for rec in recs], kind)
 
-    times = np.array([1000 + call if kind == DECISION else time for _, call, kind, time, _ in recs], np.int64)
+    times = np.array([1000 + call if kind == DECISION else time for _, call, kind, time, *_ in recs], np.int64)
     slots = book.add(
         np.frombuffer(b"".join(trace_bytes(rec[0]) for rec in recs), np.uint8),
         np.frombuffer(b"".join(rec[1].to_bytes(8, "big") for rec in recs), np.uint8), column(2, np.uint8),
-        np.full(len(recs), 7, np.uint64), column(1, np.uint64), times, column(4, np.uint8), np.zeros(len(recs), np.uint8),
-        column(1, np.int32), np.zeros(len(recs), np.int32), now,
+        np.full(len(recs), 7, np.uint64), column(1, np.uint64), times, column(3, np.uint64), column(4, np.uint8),
+        column(5, np.uint8), np.zeros(len(recs), np.uint8), column(1, np.int32), np.zeros(len(recs), np.int32), now,
     )  # fmt: skip
     return names(book, slots)
 
@@ -116,8 +120,8 @@ def held(book: TraceBook) -> Any:
 
 records = st.tuples(
     st.integers(1, 9), st.integers(1, 6), st.sampled_from([DECISION, DECISION, EFFECT, LOST]), st.integers(1, 50),
-    st.sampled_from([0, 1]),
-).map(lambda rec: rec if rec[2] == DECISION or rec[4] == 0 else (*rec[:4], VERDICT_UNSAID))  # fmt: skip
+    st.sampled_from([0, 1]), st.sampled_from([0, OK, 2]),
+).map(lambda rec: rec if rec[2] == DECISION or rec[4] == 0 else (*rec[:4], VERDICT_UNSAID, rec[5]))  # fmt: skip
 consistent = st.lists(records, min_size=1, max_size=3)
 steps = st.lists(
     st.one_of(
@@ -128,25 +132,23 @@ steps = st.lists(
 )  # fmt: skip
 
 
-def once(recs: list[Rec], verdicts: dict[tuple[int, int], int]) -> list[Rec]:
+def once(recs: list[Rec], said: dict[tuple[int, int], Rec]) -> list[Rec]:
     """A decision says the same each time that it comes."""
-    return [
-        (*rec[:4], verdicts.setdefault((rec[0], rec[1]), rec[4])) if rec[2] == DECISION else rec for rec in recs
-    ]
+    return [said.setdefault((rec[0], rec[1]), rec) if rec[2] == DECISION else rec for rec in recs]
 
 
 @settings(max_examples=100, deadline=None)
 @given(script=steps, key=st.integers(0, 2**64 - 1))
 def test_the_book_is_the_plain_one(script: list[tuple[str, Any]], key: int) -> None:
     book, plain = TraceBook(TRACES, CALLS, EACH, 1 << 12, key), Plain()
-    verdicts: dict[tuple[int, int], int] = {}
+    said: dict[tuple[int, int], Rec] = {}
     for now, (what, value) in enumerate(script, 1):
         if what == "add":
             while not book.room(len(value)):
                 slots = book.oldest(1, 0)
                 plain.drop(names(book, slots))
                 book.drop(slots)
-            recs = once(value, verdicts)
+            recs = once(value, said)
             assert put(book, recs, now) == plain.add(recs, now)
         elif what == "settle":
             assert names(book, book.settle(now - value)) == plain.settle(now - value)
@@ -164,17 +166,23 @@ def test_the_book_is_the_plain_one(script: list[tuple[str, Any]], key: int) -> N
 
 def test_what_has_no_room_is_refused_whole() -> None:
     book = TraceBook(2, 2, 2, 8, 0)
-    put(book, [(1, 1, DECISION, 0, 1)], 1)
+    put(book, [(1, 1, DECISION, 0, ALLOW, 0)], 1)
     with pytest.raises(ValueError, match="no room for 2 records"):
-        put(book, [(2, 1, DECISION, 0, 1), (3, 1, DECISION, 0, 1)], 2)
+        put(book, [(2, 1, DECISION, 0, ALLOW, 0), (3, 1, DECISION, 0, ALLOW, 0)], 2)
     assert book.traces == 1
+
+
+def test_a_call_that_took_longer_than_a_clock_has_time_is_no_error() -> None:
+    book = TraceBook(2, 2, 2, 8, 0)
+    put(book, [(1, 1, DECISION, 2**64 - 1, ALLOW, OK), (1, 2, DECISION, 2**63, ALLOW, OK)], 1)
+    assert [(facts["end"], facts["bits"]) for facts in held(book)[1][0].values()] == [(0, 11), (1000, 11)]
 
 
 def test_columns_of_other_lengths_and_books_without_room_are_refused() -> None:
     book = TraceBook(2, 2, 2, 8, 0)
     empty, one = np.zeros(0, np.uint8), np.zeros(1, np.uint64)
     with pytest.raises(ValueError, match="columns of one length"):
-        book.add(empty, empty, empty, one, one, np.zeros(1, np.int64), empty, empty, np.zeros(0, np.int32),
+        book.add(empty, empty, empty, one, one, np.zeros(1, np.int64), one, empty, empty, empty, np.zeros(0, np.int32),
                  np.zeros(0, np.int32), 1)  # fmt: skip
     for sizes in ((0, 1, 1, 1), (2, 1, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)):
         with pytest.raises(ValueError, match="a trace or more"):

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,16 @@ class Made:
     @property
     def span(self) -> bytes:
         return span_of(self.boot, self.seq)
+
+    @property
+    def whole(self) -> "Made":
+        """The same call as one record, where a door could have written it so: it was let out, and has ended."""
+        decision, *ends = self.records
+        if not ends or decision["verdict"] != Verdict.ALLOW:
+            return self
+        (end,) = ends
+        took = {"duration_us": end["time"] - decision["time"], "outcome": end["outcome"]}
+        return replace(self, records=(decision | took | {"address": f"{decision['address']}{SEPARATOR}192.0.2.1:443"},))
 
 
 def call(
@@ -118,6 +128,10 @@ class Kept:
             key: (one.terms, one.evidence, one.title, one.calls, one.withdrawn) for key, one in self.findings.items()
         }
         return traces, edges, findings
+
+    def versions(self) -> dict[bytes, int]:
+        """How much was known of each trace in the end."""
+        return {key: row["version"] for key, row in self.traces.items()}
 
     def grade(self, trace: int | bytes) -> str:
         """Of one trace."""

@@ -197,6 +197,12 @@ def effect(seq: int, call_seq: int, **fields: Any) -> dict[str, Any]:
     return ZEROS | row | fields
 
 
+def whole_decision(seq: int, **fields: Any) -> dict[str, Any]:
+    """A call that came whole: what `decision` and `effect` say of it in one record, unless `fields` say otherwise."""
+    ended = {name: effect(seq, seq)[name] for name in ("outcome", "status", "bytes_out", "bytes_in", "duration_us")}
+    return decision(seq, **ended | fields)
+
+
 def digest_of(lane: tuple[str, int, int], frame_no: int) -> bytes:
     """A digest for frame `frame_no` of a lane."""
     return hashlib.sha256(f"{lane} {frame_no}".encode()).digest() if frame_no else bytes(32)

@@ -1,6 +1,7 @@
 """Sums of a frame's calls by agent, credential and domain: what is counted where, and that no order of frames changes a sum."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.detect.aggregate import Aggregates, Aggregator, split, where_of
 from schemas.egress import AGENT_ROWS, CREDENTIAL_ROWS, DOMAIN_ROWS, network_of, subject_partition
-from schemas.records import Kind, Verdict
+from schemas.records import SEPARATOR, Kind, Outcome, Verdict
 from tests.support.aggregating import DAY_US, LANE, START_US, plain, rows_of
-from tests.support.frames import batch_of, effect, record
+from tests.support.frames import Record, batch_of, effect, record
 
 WEB: dict[str, Any] = {
     "host": "api.example.com", "domain": "example.com", "resource": 'Host::"api.example.com:443"', "bytes_out": 0,
@@ -69,6 +70,13 @@ def test_a_refused_call_is_denied_and_never_open() -> None:
     assert aggregator.entries == 0
 
 
+def test_a_whole_decision_has_its_bytes_with_it_and_is_never_open() -> None:
+    aggregator = Aggregator()
+    rows = plain(rows_of([web(1, outcome=Outcome.OK, bytes_out=70, bytes_in=9)], aggregator=aggregator).agents)
+    assert [(row["calls"], row["denied"], row["bytes_out"], row["bytes_in"]) for row in rows] == [(1, 0, 70, 9)]
+    assert aggregator.entries == 0
+
+
 def test_calls_beyond_the_limit_make_room_and_are_counted() -> None:
     aggregator = Aggregator(open_calls=10)
     rows_of([web(seq, resource=f'Host::"h{seq}:443"') for seq in range(1, 101)], aggregator=aggregator)
@@ -86,6 +94,16 @@ def test_a_holder_is_an_enforcer_and_a_network() -> None:
         ("enforce-1", "10.1.2.0/24", 2, 1), ("enforce-1", "10.1.3.0/24", 1, 3),
     ]  # fmt: skip
     assert (rows[0]["first"], rows[0]["last"]) == (START_US + 1, START_US + 2)
+
+
+def test_the_network_of_a_whole_decision_is_its_callers_whatever_was_dialled() -> None:
+    clients = ("10.1.2.3", "2001:db8:1:2::3", "unix", "")
+    dialled = [(client, f"192.0.2.{n}:443") for client in clients for n in range(20)]
+    calls = [
+        web(seq, credential="c", outcome=Outcome.OK, address=SEPARATOR.join(pair)) for seq, pair in enumerate(dialled, 1)
+    ]
+    found = {row["network"]: row["calls"] for row in plain(rows_of([*calls, web(99, credential="c")]).credentials)}
+    assert found == {"10.1.2.0/24": 20, "2001:db8:1::/48": 20, "unix": 20, "": 21}
 
 
 @pytest.mark.parametrize(
@@ -152,8 +170,20 @@ def totals(tables: list[Aggregates]) -> list[Counter[Any]]:
     return found
 
 
-def every_row(tables: list[Aggregates]) -> Counter[Any]:
-    return Counter(tuple(row.values()) for made in tables for row in plain(made.agents))
+def every_row(tables: list[Aggregates], subject: str = "agent") -> Counter[Any]:
+    return Counter(tuple(row.values()) for made in tables for row in plain(made.of(subject)))
+
+
+def stored(frames: Iterable[tuple[int, Sequence[Record]]]) -> pa.Table:
+    """Frames as the store has them, one behind the other."""
+    return pa.concat_tables(
+        pa.Table.from_batches([batch_of(frame)])
+        .append_column("enforcer", pa.array([LANE.host] * len(frame)))
+        .append_column("enforcer_boot", pa.array([LANE.host_boot] * len(frame), pa.uint64()))
+        .append_column("partition", pa.array([LANE.partition] * len(frame), pa.uint32()))
+        .append_column("frame_no", pa.array([number] * len(frame), pa.uint64()))
+        for number, frame in frames
+    )
 
 
 texts = st.sampled_from(["", "c"])
@@ -182,15 +212,54 @@ def test_no_order_of_frames_changes_a_sum_and_a_rebuild_has_the_same_rows(
     assert totals(got) == totals(want)
     at_once = Aggregator().take_all([(batch_of(frame), LANE, number) for number, frame in order])
     assert totals([at_once]) == totals(want)
-    stored = pa.concat_tables(
-        pa.Table.from_batches([batch_of(frame)])
-        .append_column("enforcer", pa.array([LANE.host] * len(frame)))
-        .append_column("enforcer_boot", pa.array([LANE.host_boot] * len(frame), pa.uint64()))
-        .append_column("partition", pa.array([LANE.partition] * len(frame), pa.uint32()))
-        .append_column("frame_no", pa.array([number] * len(frame), pa.uint64()))
-        for number, frame in order
-    )
-    again = Aggregator().rebuild(stored)
+    again = Aggregator().rebuild(stored(order))
     assert totals([again]) == totals(want)
     for one in (again, at_once):
         assert every_row([one]) == every_row(want)
+
+
+Told = tuple[str, int, str, str, str, int, Outcome]
+"""Agent, host, client, credential, how it is told, bytes sent, outcome."""
+
+ways = st.sampled_from(["refused", "open", "split", "whole", "whole", "whole", "late"])
+tales = st.tuples(
+    st.sampled_from("ab"), st.integers(0, 2), st.sampled_from(["", "10.1.2.3", "10.1.9.9", "unix"]), texts, ways,
+    st.integers(0, 50), st.sampled_from([Outcome.OK, Outcome.ERROR]),
+)  # fmt: skip
+
+
+def frames_of(calls: list[Told], cut: int, *, whole: bool) -> list[tuple[int, list[Record]]]:
+    """Calls in frames of `cut` each, and what ends `late` in one behind them; those told `whole` as one record or as two."""
+    frames: list[list[Record]] = [[] for _ in range(0, len(calls), cut)]
+    late: list[Record] = []
+    for seq, (agent, host, client, credential, way, sent, outcome) in enumerate(calls, 1):
+        frame, dialled = frames[(seq - 1) // cut], f"192.0.2.{host}:443"
+        said = {"agent": agent, "host": f"h{host}.example.com", "credential": credential, "address": client}
+        ended = {"outcome": outcome, "status": 200, "bytes_out": sent, "bytes_in": 2 * sent}
+        if way == "whole" and whole:
+            frame.append(web(seq, **said | ended | {"address": f"{client}{SEPARATOR}{dialled}"}))
+            continue
+        frame.append(web(seq, **said, verdict=int(way != "refused")))
+        if way in ("split", "whole", "late"):
+            (late if way == "late" else frame).append(effect(100 + seq, seq) | ended | {"address": dialled})
+    return list(enumerate([*frames, late] if late else frames, 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(calls=st.lists(tales, min_size=1, max_size=10), cut=st.integers(1, 4), data=st.data())
+def test_it_is_all_one_whether_a_call_comes_whole_or_as_two_records_of_one_frame(
+    calls: list[Told], cut: int, data: st.DataObject
+) -> None:
+    whole, split_up = (frames_of(calls, cut, whole=one) for one in (True, False))
+    order = data.draw(st.permutations(range(len(whole))))
+    said = []
+    for frames in (whole, split_up):
+        shuffled = [frames[at] for at in order]
+        aggregator, again = Aggregator(), Aggregator()
+        one_by_one = [rows_of(frame, number, aggregator=aggregator) for number, frame in shuffled]
+        at_once = Aggregator().take_all([(batch_of(frame), LANE, number) for number, frame in shuffled])
+        rebuilt = again.rebuild(stored(shuffled))
+        assert aggregator.entries == again.entries == sum(way == "open" for *_, way, _, _ in calls)
+        said.append([every_row(some, subject) for some in (one_by_one, [at_once], [rebuilt])
+                     for subject in ("agent", "credential", "domain")])  # fmt: skip
+    assert said[0] == said[1]

@@ -58,6 +58,27 @@ def test_it_is_the_same_in_every_order_and_every_split_with_a_restart_anywhere()
         assert replayed(order, (True, True, True), False).said() == wanted, order
 
 
+def test_an_operation_of_whole_decisions_is_the_one_trace_that_it_is_of_two_records_a_call() -> None:
+    wanted = told(OPERATION)
+    for calls in itertools.permutations([FIRST.whole, SECOND.whole]):
+        kept = told(calls)
+        assert kept.said() == wanted.said()
+        assert kept.versions() == wanted.versions()
+        again, stitcher = Kept(), small()
+        again.keep(stitcher.rebuild(stored_rows(records_of(calls)), BEGAN_US))
+        again.keep(stitcher.settle(BEGAN_US + QUIET_US))
+        assert again.said() == wanted.said()
+        assert again.versions() == wanted.versions()
+
+
+def test_a_whole_decision_was_open_as_long_as_it_says() -> None:
+    """By its end alone is told which call can have caused one that names none."""
+    lost = call(1, 9, [ALICE, PLANNER, RESEARCHER], boot=SECOND_DOOR, at=100, until=800).whole
+    assert told([FIRST.whole, lost]).edge(lost)[:2] == (FIRST.id, "inferred")
+    after = call(1, 9, [ALICE, PLANNER, RESEARCHER], boot=SECOND_DOOR, at=1000, until=1100).whole
+    assert told([FIRST.whole, after]).edge(after)[:2] == ("", ""), "none was open"
+
+
 RECORDS = records_of(OPERATION)
 
 

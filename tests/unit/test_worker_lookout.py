@@ -15,7 +15,7 @@ from pipeline.core.detect.interface import Room
 from pipeline.shells.worker import lookout, patience, tap
 from schemas.findings import DENY_BURST, FIRST_SEEN, LEAK, RISK, SECOND_HOLDER
 from schemas.frame import Frame
-from schemas.records import Kind, Verdict
+from schemas.records import SEPARATOR, Kind, Verdict
 from tests.support.frames import BOOT, Host, Record, effect, record
 from tests.support.stitching import span_of
 from tests.support.watching import World
@@ -56,10 +56,24 @@ def calls() -> list[Record]:
     return made
 
 
-def frames(world: World, size: int, seed: int = 0) -> list[tuple[int, Frame]]:
+def whole(records: Sequence[Record]) -> list[Record]:
+    """The same calls, each that has ended as one record: every other one, and all of the last third."""
+    made: list[Record] = []
+    for at, one in enumerate(records):
+        if one["kind"] != Kind.EFFECT or (at < len(records) * 2 // 3 and at % 4 == 1):
+            made.append(one)
+            continue
+        ended = {name: one[name] for name in ("outcome", "status", "bytes_out", "bytes_in", "duration_us")}
+        made[-1] = made[-1] | ended | {"address": f"{made[-1]['address']}{SEPARATOR}192.0.2.1:443"}
+    return made
+
+
+def frames(
+    world: World, size: int, seed: int = 0, told: Callable[[list[Record]], list[Record]] = list
+) -> list[tuple[int, Frame]]:
     """The calls in frames of two hosts over two partitions, a trace's in one; in the order in which Kafka has them."""
     lanes: dict[tuple[int, int], list[Record]] = {}
-    for one in calls():
+    for one in told(calls()):
         digest = sum(one["trace_id"])
         lanes.setdefault((digest % 2, digest // 2 % len(world.hosts)), []).append(one)
     rows = {
@@ -128,6 +142,29 @@ async def test_the_same_is_found_whatever_the_order_and_size_of_frames_and_batch
     said = (await plainly()).said()
     for size, seed, records in ((40, 1, 10), (7, 2, 100), (1000, 3, 100_000), (13, 4, 1)):
         assert (await plainly(size, seed, batch_records=records)).said() == said
+
+
+@script
+async def test_the_same_is_found_of_calls_that_come_whole_and_by_who_reads_them_back() -> None:
+    said = (await plainly()).said()
+    there = world()
+    everything = frames(there, 40, told=whole)
+    half = len(everything) // 2
+    one = await there.start()
+    await there.feed(one, everything[:half])
+    await there.quiet(one)
+    await one.end()
+    two = await there.start()
+    two.die("publish")
+    left = await there.feed(two, everything[half:])
+    await two.end()
+    three = await there.start()
+    await there.feed(three, left)
+    await there.quiet(three)
+    await there.end()
+    assert there.said() == said
+    assert {row["outcome"] for row in there.table().to_pylist() if row["kind"] == Kind.DECISION} == {0, 1}
+    none_twice(there)
 
 
 @script

@@ -1,6 +1,6 @@
 """Sum up the calls of a frame by agent, credential and domain: what detectors take (`schemas.egress`).
 
-    decision            counted where and when it was made; kept until its end when it let the call out
+    decision            counted where and when it was made; kept until its end when it let the call out, and is not whole
     progress, effect    the bytes on top of what was known, where and when the decision was made: with the decision where both
                         are in one frame, else in a row of its own
     lost, withdrawn     the same; an effect that takes the verdict back counts as denied
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ext.opencalls import OpenCalls
 from pipeline.core.detect.coded import (
     all_said,
+    before_of,
     coded_of,
     combined_of,
     constant_of,
@@ -37,7 +38,7 @@ from pipeline.core.detect.coded import (
 from schemas.egress import AGENT_ROWS, CREDENTIAL_ROWS, DOMAIN_ROWS, network_of, subject_partition
 from schemas.frame import Lane
 from schemas.limits import AGENTS_MAX, OPEN_CALLS_MAX
-from schemas.records import Kind, Verdict
+from schemas.records import SEPARATOR, Kind, Outcome, Verdict
 from schemas.vocabulary import SAFE_METHODS
 
 PLACE: Final = ("agent", "host", "domain", "action", "resource")
@@ -145,9 +146,10 @@ class Aggregator:
         time, boot, seq = times_of(rows), numbers_of(rows, "boot"), numbers_of(rows, "call_seq")
         bytes_out, bytes_in = numbers_of(rows, "bytes_out"), numbers_of(rows, "bytes_in")
         denied = (numbers_of(rows, "verdict", np.uint8) == Verdict.DENY).astype(np.uint8)
-        place = self._places.numbers([texts[name] for name in PLACE], denied == 0, self._open)
+        over = denied | (numbers_of(rows, "outcome", np.uint8) != Outcome.OPEN).astype(np.uint8)
+        place = self._places.numbers([texts[name] for name in PLACE], over == 0, self._open)
         more_out, more_in, back = np.zeros_like(bytes_out), np.zeros_like(bytes_in), np.zeros_like(denied)
-        self._open.decided(boot, seq, place, time, bytes_out, bytes_in, denied, more_out, more_in, back)
+        self._open.decided(boot, seq, place, time, bytes_out, bytes_in, over, more_out, more_in, back)
         early = self._brought(place, time, boot, seq, more_out, more_in, back, frame)
         query_bits = numbers_of(rows, "query_bits", np.uint32)
         writes = _writes(texts["action"]) | (query_bits > 0)
@@ -290,7 +292,7 @@ def _credentials(rows: Columns, frames: pa.Table) -> pa.Table:
     keys = ["credential", "proof", "agent", "network", "frame"]
     shown = np.flatnonzero(of_values(rows["credential"], bool)[indices_of(rows["credential"])])
     at = pa.array(shown)
-    network = recoded_by(rows["address"].take(at), network_of)
+    network = recoded_by(before_of(rows["address"], SEPARATOR).take(at), network_of)
     made = {name: rows[name] for name in ("credential", "proof", "agent", "frame", "calls", *_FIRST)} | {"last": rows["time"]}
     found = _grouped(pa.table(made).take(at).append_column("network", network), keys, ("calls",), _FIRST, ("last",))
     return found.append_column("enforcer", frames["lane_host"].take(found["frame"]))

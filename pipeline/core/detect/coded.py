@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 _CODES_MAX: Final = 1 << 62
@@ -54,6 +55,13 @@ def recoded_by(text: pa.DictionaryArray, what: Any) -> pa.DictionaryArray:
     used, back = np.unique(indices_of(text), return_inverse=True)
     values = text.dictionary.take(pa.array(used)).to_pylist()
     return pa.array([what(value) for value in values], pa.utf8()).dictionary_encode().take(pa.array(back.astype(np.int32)))
+
+
+def before_of(text: pa.DictionaryArray, mark: str) -> pa.DictionaryArray:
+    """Each text up to the first `mark`, or all of it. Made of the dictionary and by Arrow, since most of its texts may differ
+    only in what is behind the mark."""
+    firsts = pc.list_element(pc.split_pattern(text.dictionary, mark, max_splits=1), 0).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(firsts.indices.take(text.indices), firsts.dictionary)
 
 
 def coded_of(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:

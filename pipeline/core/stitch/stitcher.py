@@ -5,8 +5,8 @@
     rebuild  rows of the store -> as take; after a start, and for `wanted`
 
 What is said of a trace depends on the set of its records, on the doors that are known and on whether it has settled: not on
-the order of records, nor on how they were batched, nor on what was put away and read back. Its version counts its records, and
-whether it has settled, so that a part never replaces more.
+the order of records, nor on how they were batched, nor on what was put away and read back. Its version counts its records, a
+whole decision as two, and whether it has settled, so that a part never replaces more.
 
 A trace of one call that nothing is missing of is complete from its start and has no row. A crash between a batch and its rows
 costs nothing: the batch is read again, or its traces are rebuilt from the store, and the same rows come of it.
@@ -39,8 +39,8 @@ from schemas.records import Kind
 from schemas.store import EDGE_SCHEMA, TRACE_SCHEMA
 
 COLUMNS: Final = (
-    "kind", "boot", "call_seq", "time", "verdict", "mode", "trace_id", "parent_span", "tenant", "chain", "assurance",
-    "enforcer",
+    "kind", "boot", "call_seq", "time", "duration_us", "verdict", "outcome", "mode", "trace_id", "parent_span", "tenant",
+    "chain", "assurance", "enforcer",
 )  # fmt: skip
 """What `rebuild` reads of the table `records`: rows of the kinds in KINDS. `take` is given the enforcer of a frame apart."""
 
@@ -162,8 +162,9 @@ class Stitcher:
         if self._whos.bytes > self._limits.text_bytes_max:
             yield from self._shed()
         touched = self._book.add(
-            columns.ids, columns.parents, columns.kind, columns.boot, columns.seq, columns.time, columns.verdict, columns.mode,
-            columns.who(self._whos), columns.enforcer(self._enforcers, enforcer), now_us,
+            columns.ids, columns.parents, columns.kind, columns.boot, columns.seq, columns.time, columns.duration,
+            columns.verdict, columns.outcome, columns.mode, columns.who(self._whos),
+            columns.enforcer(self._enforcers, enforcer), now_us,
         )  # fmt: skip
         if whole:
             self._book.flags[touched] &= 0xFF ^ _TORN
@@ -305,7 +306,7 @@ class Stitcher:
 
 
 def _records(state: Any) -> Any:
-    """How many records there are of calls: decision, effect, loss."""
+    """How many records there are of calls: decision, effect, loss. A whole decision is two: the state is the same."""
     return ((state & DECIDED) != 0).astype(np.int64) + ((state & HAS_EFFECT) != 0) + ((state & HAS_LOST) != 0)
 
 
@@ -341,8 +342,10 @@ class _Columns:
         self.count = batch.num_rows
         self.ids = _plain(batch.column("trace_id"), 16)
         self.parents = _plain(batch.column("parent_span"), 8)
-        self.kind, self.verdict, self.mode = (self._numbers(name, np.uint8) for name in ("kind", "verdict", "mode"))
-        self.boot, self.seq = (self._numbers(name, np.uint64) for name in ("boot", "call_seq"))
+        self.kind, self.verdict, self.outcome, self.mode = (
+            self._numbers(name, np.uint8) for name in ("kind", "verdict", "outcome", "mode")
+        )
+        self.boot, self.seq, self.duration = (self._numbers(name, np.uint64) for name in ("boot", "call_seq", "duration_us"))
         self.time = np.ascontiguousarray(batch.column("time").cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy())
 
     def _numbers(self, name: str, kind: Any) -> Any:
