@@ -64,7 +64,8 @@ def whole(records: Sequence[Record]) -> list[Record]:
             made.append(one)
             continue
         ended = {name: one[name] for name in ("outcome", "status", "bytes_out", "bytes_in", "duration_us")}
-        made[-1] = made[-1] | ended | {"address": f"{made[-1]['address']}{SEPARATOR}192.0.2.1:443"}
+        decision = made[-1]
+        made[-1] = {**decision, **ended, "address": f"{decision['address']}{SEPARATOR}192.0.2.1:443"}
     return made
 
 
