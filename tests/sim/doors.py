@@ -30,6 +30,8 @@ class Door:
         self._story = story
         self._truth = truth
         self._ref = 0
+        self._told: set[int] = set()
+        """Calls of which more was recorded than their decision, or was to be."""
         making = folder / f".tmp-{self.boot:x}"
         making.mkdir(mode=0o700)
         self._lock = os.open(making / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -53,6 +55,9 @@ class Door:
             if opened and self._story.chance(0.55):
                 call = self._story.pick(sorted(opened))
                 kind = Kind.PROGRESS if self._story.chance(0.2) else Kind.EFFECT
+                if kind == Kind.EFFECT and self._complete(call):
+                    continue
+                self._told.add(call)
                 if self._append(kind, call, opened[call], Outcome.OPEN if kind == Kind.PROGRESS else Outcome.OK):
                     if kind == Kind.EFFECT:
                         del opened[call]
@@ -65,6 +70,14 @@ class Door:
                 return
             if allowed:
                 opened[seq] = trace
+
+    def _complete(self, call: int) -> bool:
+        """Write a call's end into its decision, where its host has not read that and nothing else is said of it."""
+        if call in self._told or not self.spool.complete(call, int(Outcome.OK), 0, 0, 0, 0, ""):
+            return False
+        self._truth.record_ended(self.boot, call, int(Outcome.OK))
+        del self._said.open[call]
+        return True
 
     def _append(self, kind: Kind, call: int, trace: bytes, outcome: Outcome, *, allowed: bool = False) -> int:
         now = self._story.clock.time_ns()
@@ -89,6 +102,8 @@ class Door:
     def close(self) -> None:
         """End in good order: every call has its end, and `door.json` says so."""
         for call, trace in sorted(self._said.open.items()):
+            if self._complete(call):
+                continue
             if not self._append(Kind.EFFECT, call, trace, Outcome.OK):
                 return  # no room: it cannot leave yet
             del self._said.open[call]

@@ -20,7 +20,7 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,11 @@ class Truth:
         door.written[seq] = record
         if record.kind == Kind.LOST:
             door.lost.append(record.call_seq)
+
+    def record_ended(self, boot: int, seq: int, outcome: int) -> None:
+        """`complete` has written a call's end into its decision."""
+        written = self.doors[boot].written
+        written[seq] = replace(written[seq], outcome=outcome)
 
     def record_stored(self, row: Mapping[str, Any]) -> None:
         """A row of a record is in the table."""

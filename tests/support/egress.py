@@ -36,7 +36,7 @@ from schemas.home import Home
 from schemas.keys import query_key
 from schemas.process import private_dir, write_atomic
 from schemas.records import STRING_FIELDS, Kind, Outcome, call_id, make_boot
-from tests.support.oracles import parse_records
+from tests.support.oracles import Rec, apart, parse_records
 
 HOST: Final = "enforce-1"
 SECRET: Final = "swordfish"
@@ -67,6 +67,16 @@ def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def _said(boot: int, seq: int, record: Rec) -> dict[str, Any]:
+    """The fields of a record by name."""
+    said = {name: getattr(record, name) for name in record.__dataclass_fields__ if name not in ("texts", "end")}
+    said |= dict(zip(STRING_FIELDS, record.texts, strict=True))
+    return said | {
+        "seq": seq, "call": call_id(boot, record.call_seq or seq), "kind": KINDS[record.kind],
+        "outcome": OUTCOMES[record.outcome],
+    }  # fmt: skip
 
 
 @dataclass
@@ -258,7 +268,10 @@ class EgressSite:
     # -- what was recorded -------------------------------------------------------------------------------------------
 
     def records(self, door: DoorProcess | None = None) -> list[dict[str, Any]]:
-        """Every record of a door (the first one), in order: all fields by name; `call` is the id of its call."""
+        """Every record of a door (the first one), in order: all fields by name; `call` is the id of its call.
+
+        A whole decision is told as the two that it stands for: whether the door or this reader came first is a race.
+        """
         one = door or self.doors[0]
         boot = int(one.boot, 16)
         if boot not in self._readers:
@@ -267,11 +280,7 @@ class EgressSite:
         while runs := reader.read(1 << 20, 1 << 24):
             for run in runs:
                 for seq, record in parse_records(bytes(run.view)):
-                    said = {name: getattr(record, name) for name in record.__dataclass_fields__ if name != "texts"}
-                    said |= dict(zip(STRING_FIELDS, record.texts, strict=True))
-                    said |= {"seq": seq, "call": call_id(boot, record.call_seq or seq), "kind": KINDS[record.kind],
-                             "outcome": OUTCOMES[record.outcome]}  # fmt: skip
-                    found.append(said)
+                    found += [_said(boot, seq, one) for one in apart(seq, record)]
         return list(found)
 
     def sweep(self, door: DoorProcess | None = None) -> int:

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from schemas.layout import END_ADDRESS_BYTES, END_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC
+from schemas.layout import (
+    END_ADDRESS_BYTES,
+    END_BYTES,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_MAGIC,
+    VERDICT_UNSAID,
+)
 from schemas.records import SEPARATOR, STRING_FIELDS, Kind, Outcome, Verdict
 
 _MASK64 = (1 << 64) - 1
@@ -153,6 +160,20 @@ def _parse_end(room: bytes) -> Ended | None:
     assert address == address[:length].ljust(END_ADDRESS_BYTES, b"\0")
     return Ended(outcome=outcome, status=status, bytes_out=bytes_out, bytes_in=bytes_in, duration_ns=duration_ns,
                  address=address[:length].decode())  # fmt: skip
+
+
+def apart(seq: int, rec: Rec) -> list[Rec]:
+    """A record; or a whole decision as the two that it stands for."""
+    if rec.end is None:
+        return [rec]
+    end, texts = rec.end, ["default", *_EMPTY[1:]]
+    texts[_ADDRESS] = end.address
+    effect = Rec(
+        kind=int(Kind.EFFECT), call_seq=seq, time_ns=rec.time_ns + end.duration_ns, recorded_ns=rec.time_ns + end.duration_ns,
+        verdict=VERDICT_UNSAID, outcome=end.outcome, status=end.status, bytes_out=end.bytes_out, bytes_in=end.bytes_in,
+        duration_ns=end.duration_ns, ref=rec.ref, trace_id=rec.trace_id, parent_span=rec.parent_span, texts=tuple(texts),
+    )  # fmt: skip
+    return [replace(rec, end=None), effect]
 
 
 def murmur2(data: bytes) -> int:

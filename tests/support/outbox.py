@@ -9,7 +9,7 @@ from enforcers.core.box import parse_box
 from schemas.frame import parse_frame
 from schemas.home import Home
 from schemas.keys import Trust
-from schemas.records import Kind
+from schemas.records import Kind, Outcome
 
 
 def boxes(home: Home) -> list[Path]:
@@ -38,10 +38,17 @@ def decisions(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((r for r in records if r["kind"] == Kind.DECISION), key=lambda r: int(r["ref"]))
 
 
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether it is a decision that says how its call ended."""
+    return record["kind"] == Kind.DECISION and bool(record["verdict"]) and record["outcome"] != Outcome.OPEN
+
+
 def ends(records: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    """For each call, (boot, seq of its decision), what ended it."""
+    """For each call, (boot, seq of its decision), what ended it: a whole decision is that too."""
     found: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for record in records:
-        if record["kind"] in (Kind.EFFECT, Kind.LOST):
+        if is_whole(record):
+            found.setdefault((record["boot"], record["call_seq"]), []).append(record | {"kind": Kind.EFFECT})
+        elif record["kind"] in (Kind.EFFECT, Kind.LOST):
             found.setdefault((record["boot"], record["call_seq"]), []).append(record)
     return found

@@ -152,8 +152,7 @@ class Spool:
     def append(self, record: tuple[Any, ...]) -> int:
         assert self.call is not None
         if record[0] == Kind.EFFECT and record[5] != Outcome.REFUSED and not self._acted:
-            self._acted = True  # what it waits for from here on is room for its record
-            self._truth.acted(self._boot, Standing(self.standing(self.call)), self.call, self._story.clock.monotonic_ns())
+            self._act(self.call)
         if self.full and self._story.chance(0.2):
             self._story.fault("spool full")
             raise SpoolFull("the spool is full")
@@ -166,6 +165,20 @@ class Spool:
             self._story.fault("door died in a call")
             raise Died
         return self.last_seq
+
+    def complete(self, seq: int, *end: object) -> bool:
+        """Its host has read the decision, or has not."""
+        assert self.call is not None
+        self._act(self.call)
+        if self._story.chance(0.3):
+            return False
+        self._acted = False
+        self._truth.ended(self._boot, seq)
+        return True
+
+    def _act(self, call: RecordedCall) -> None:
+        self._acted = True  # what it waits for from here on is room for its record
+        self._truth.acted(self._boot, Standing(self.standing(call)), call, self._story.clock.monotonic_ns())
 
 
 class Door:

@@ -232,7 +232,11 @@ class Truth:
             if record[4] == Verdict.ALLOW:
                 door.open[seq] = call
         else:
-            del door.open[record[1]]
+            self.ended(boot, record[1])
+
+    def ended(self, boot: str, seq: int) -> None:
+        """A call has its end, in its decision's record or as one of its own."""
+        del self.doors[boot].open[seq]
 
     def acted(self, boot: str, standing: Standing, call: RecordedCall, now_ns: int) -> None:
         """A door does what it has recorded, and this is what its board says of it. Its record may wait for room."""
