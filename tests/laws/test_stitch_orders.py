@@ -63,6 +63,12 @@ def ended(made: Sequence[Made]) -> Kept:
     return kept
 
 
+def telling(edges: Mapping[Any, Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
+    """The rows that say more than their calls do. Of a call that nobody caused and that is right there is one only where
+    something else was said of it before, and whether that was so depends on the order."""
+    return {key: row for key, row in edges.items() if row["parent_seq"] or row["grade"] != "complete"}
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), made=operations())
 def test_order_batches_and_restarts_do_not_matter_nor_which_calls_are_one_record(
@@ -88,10 +94,11 @@ def test_order_batches_and_restarts_do_not_matter_nor_which_calls_are_one_record
     traces, edges, findings = kept.said()
     wanted = ended(made)
     wanted_traces, wanted_edges, wanted_findings = wanted.said()
-    assert (traces, edges) == (wanted_traces, wanted_edges)
+    assert (traces, telling(edges)) == (wanted_traces, telling(wanted_edges))
     assert kept.versions() == wanted.versions()
-    # one that was seen and did not hold is kept, taken back
-    assert {key: said for key, said in findings.items() if not said[-1]} == wanted_findings
+    # one that was seen and did not hold is kept, taken back; whether it was seen depends on the order
+    held, wanted_held = ({key: said for key, said in some.items() if not said[-1]} for some in (findings, wanted_findings))
+    assert held == wanted_held
 
 
 # -- against slow rules --------------------------------------------------------------------------------------------------

@@ -307,6 +307,24 @@ def test_a_finding_is_taken_back_when_what_explains_it_comes_late() -> None:
     assert finding.score == 0
 
 
+def test_a_finding_says_the_same_whatever_the_order_in_which_its_calls_came() -> None:
+    """As many calls are forged after the last one as before it in some orders, and for another reason."""
+    made = [
+        call(1, 1, [ALICE, PLANNER], parent=span_of(FIRST_DOOR, 4), allowed=False), call(1, 2, [ALICE, PLANNER]),
+        call(1, 4, [BOB, PLANNER, RESEARCHER], parent=span_of(SECOND_DOOR, 3)),
+    ]  # fmt: skip
+    said = []
+    for order in itertools.permutations(records_of(made)):
+        stitcher, kept = small(), Kept()
+        stitcher.know([FIRST_DOOR, SECOND_DOOR])
+        for one in order:
+            feed(stitcher, kept, [one])
+        kept.keep(stitcher.settle(BEGAN_US + QUIET_US))
+        said.append([(one.calls, one.title, one.evidence) for one in kept.findings.values() if not one.withdrawn])
+    assert all(one == said[0] for one in said)
+    assert len(said[0]) == 1
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_records_without_a_decision_wait_for_it(empty: bool) -> None:
     stitcher, kept = small(), Kept()

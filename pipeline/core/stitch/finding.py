@@ -23,10 +23,18 @@ CHAIN_CHARS_MAX: Final = 600
 """Characters of a chain in evidence: its record has it whole."""
 
 
-def offence(judged: Judged, low: int, high: int) -> tuple[int, int]:
-    """How many calls of a trace (rows `low` to `high`) are forged, how many widened."""
-    grade = judged.grade[low:high]
-    return int(np.count_nonzero(grade == Grade.FORGED)), int(np.count_nonzero(grade == Grade.WIDENED))
+def offence(judged: Judged, trace: int, low: int, high: int) -> int:
+    """A number for what the finding of a trace (rows `low` to `high`) says: another where it says something else, 0 where no
+    call is forged or widened. How many are is not enough: one call more may explain a call, and make another one wrong."""
+    calls = judged.calls
+    bad = low + np.flatnonzero(judged.grade[low:high] >= Grade.WIDENED)
+    if not len(bad):
+        return 0
+    up = judged.parent[bad[:EXAMPLES_MAX]]
+    known = up[up >= 0]
+    chains = tuple(judged.chains[number] for number in judged.chain[[judged.first[trace], *known]].tolist())
+    columns = (calls.boot[bad], calls.seq[bad], judged.cause[bad], up >= 0, calls.boot[known], calls.seq[known])
+    return hash((chains, *(column.tobytes() for column in columns))) & 0xFFFF_FFFF_FFFF_FFFF | 1
 
 
 def chain_finding(judged: Judged, facts: Facts, trace: int, low: int, high: int) -> Finding:
@@ -34,7 +42,7 @@ def chain_finding(judged: Judged, facts: Facts, trace: int, low: int, high: int)
     calls = judged.calls
     grade = judged.grade[low:high]
     bad = low + np.flatnonzero(grade >= Grade.WIDENED)
-    forged, widened = offence(judged, low, high)
+    forged, widened = (int(np.count_nonzero(grade == one)) for one in (Grade.FORGED, Grade.WIDENED))
     name = facts.ids[trace].tobytes().hex()
     shown = bad if len(bad) else np.arange(low, min(high, low + 1))
     lead = int(shown[0])

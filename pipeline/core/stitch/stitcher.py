@@ -95,7 +95,7 @@ class Stitcher:
         self._enforcers: dict[str, int] = {}
         self._boots: Words = np.zeros(0, np.uint64)
         self._offences = np.zeros(one.traces_max, np.uint64)
-        """Of each trace, forged and widened calls that a finding was made of."""
+        """Of each trace, a number for what its finding says; 0 for none."""
         self.evicted = 0
         """Traces that were put away for want of room."""
 
@@ -298,8 +298,7 @@ class Stitcher:
         bad[judged.calls.trace[judged.grade >= Grade.WIDENED]] = True
         for trace in np.flatnonzero(bad | (self._offences[slots] != 0)).tolist():
             low, high = (int(one) for one in np.searchsorted(judged.calls.trace, [trace, trace + 1]))
-            forged, widened = offence(judged, low, high)
-            mark = np.uint64(forged << 32 | widened)
+            mark = np.uint64(offence(judged, trace, low, high))
             if high > low and self._offences[slots[trace]] != mark:
                 self._offences[slots[trace]] = mark
                 yield chain_finding(judged, facts, trace, low, high)
