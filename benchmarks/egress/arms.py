@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,9 @@ class Arm:
     """Those of `pids` whose work for a request may come after its answer: their time counts until `settle` returns."""
 
     settle: Callable[[], None] = lambda: None
+    still: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Holds what else runs beside the two ends while it is measured."""
+
     idle: float = 0.0
     """What the arm's host uses when nothing happens, as a share of one processor."""
 
@@ -50,7 +54,8 @@ class Arm:
         later = self.later()
         now = [pid for pid in self.pids() if pid not in later]
         before, before_later = processor_us(now), processor_us(later)
-        found = load(**words, seconds=seconds, warm=0)
+        with self.still():
+            found = load(**words, seconds=seconds, warm=0)
         used, began = processor_us(now) - before, time.monotonic() - found["seconds"]
         self.settle()
         host = processor_us(later) - before_later - self.idle * 1e6 * (time.monotonic() - began) if later else 0.0
@@ -135,8 +140,8 @@ def ours(site: Site, port: int) -> Arm:
     time.sleep(IDLE_S)
     idle = (processor_us([host]) - before) / 1e6 / (time.monotonic() - began)
     return Arm(
-        OURS, site.proxy, f"localhost:{port}", auth=site.auth(), pids=site.pids, later=lambda: [host], settle=settle, idle=idle,
-        connects=True,
+        OURS, site.proxy, f"localhost:{port}", auth=site.auth(), pids=site.pids, later=lambda: [host], settle=settle, still=site.still,
+        idle=idle, connects=True,
     )  # fmt: skip
 
 

@@ -6,11 +6,13 @@ the other one.
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +85,22 @@ class Site:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         self.home.close()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold the worker and the store: what is recorded waits in Kafka meanwhile.
+
+        They stand on other machines than a door's; here they would take the time of the two ends, and a door that waits for
+        those pays for each of its turns what a busy one pays for several.
+        """
+        held = [self.home.pid(name) for name in ("work-1", "store")]
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in held:
+                os.kill(pid, signal.SIGCONT)
 
     # -- agents and control ------------------------------------------------------------------------------------------
 

@@ -192,6 +192,29 @@ def carrying(config: Config, producer: Producer) -> tuple[Carrier, Flow]:
     return carrier, flow
 
 
+def test_a_batch_that_is_larger_than_the_broker_keeps_goes_out_in_parts() -> None:
+    """What fits is sent before the rest waits: a worker that had been stopped for seconds waited for itself for ever."""
+
+    async def main() -> None:
+        producer, closing = Producer(), asyncio.Event()
+        carrier, flow = carrying(Config(), producer)
+        third = EGRESS_BYTES_MAX // 3
+        batch = [(0, bytes([n]) * third) for n in range(10)] + [(1, b"another")]
+        task, taken = asyncio.create_task(carrier.carry(batch, closing)), 0
+        deadline = asyncio.get_running_loop().time() + 5
+        while not task.done():
+            assert asyncio.get_running_loop().time() < deadline, f"stands at {len(producer.sent)} messages"
+            await asyncio.sleep(0.001)
+            assert sum(partition == 0 for partition, _ in producer.sent) <= taken + 3
+            if len(producer.sent) > taken:
+                flow.taken(0, third)
+                taken += 1
+        await task
+        assert producer.sent == batch, "in order"
+
+    asyncio.run(main())
+
+
 def test_on_the_embedded_broker_no_more_is_sent_than_it_keeps_until_it_was_taken() -> None:
     async def main() -> None:
         producer, closing = Producer(), asyncio.Event()

@@ -85,16 +85,34 @@ class Carrier:
 
     async def carry(self, messages: Sequence[tuple[int, bytes]], closing: asyncio.Event) -> None:
         """Send (partition, message), all of them. Raises Given when `closing` is set meanwhile; some may have been sent."""
-        for partition, message in messages:
-            while not self._flow.fits(partition, len(message)):
+        left = list(messages)
+        while left:
+            # what fits goes out before the rest waits: nobody could take it else
+            some = self._admitted(left)
+            if some:
+                await self._send(some, closing)
+                del left[: len(some)]
+            else:
                 self.waits_for = "the lookout has not taken what was sent"
                 await _either(self._flow.moved(), closing)
+        self.waits_for = ""
+
+    def _admitted(self, messages: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """The first of them, as many as may be sent now; they count as sent."""
+        found = []
+        for partition, message in messages:
+            if not self._flow.fits(partition, len(message)):
+                break
             self._flow.sent(partition, len(message))
-        waiting = list(messages)
-        while waiting:
+            found.append((partition, message))
+        return found
+
+    async def _send(self, messages: Sequence[tuple[int, bytes]], closing: asyncio.Event) -> None:
+        """Send them until the broker has all. Raises Given when `closing` is set meanwhile."""
+        while True:
             try:
                 producer = await self._connected()
-                sent = [await producer.send(self._topic, message, partition=partition) for partition, message in waiting]
+                sent = [await producer.send(self._topic, message, partition=partition) for partition, message in messages]
                 await _either(asyncio.gather(*sent), closing)
             except (TimeoutError, KafkaError, OSError) as fault:
                 metrics.RECREATED.inc()
@@ -106,8 +124,7 @@ class Carrier:
                 if closing.is_set():
                     raise Given from fault
             else:
-                waiting = []
-        self.waits_for = ""
+                return
 
     async def _connected(self) -> Any:
         if self._producer is None:
