@@ -140,8 +140,8 @@ def ours(site: Site, port: int) -> Arm:
     time.sleep(IDLE_S)
     idle = (processor_us([host]) - before) / 1e6 / (time.monotonic() - began)
     return Arm(
-        OURS, site.proxy, f"localhost:{port}", auth=site.auth(), pids=site.pids, later=lambda: [host], settle=settle, still=site.still,
-        idle=idle, connects=True,
+        OURS, site.proxy, f"localhost:{port}", auth=site.auth(), pids=site.pids, later=lambda: [host],
+        settle=settle, still=site.still, idle=idle, connects=True,
     )  # fmt: skip
 
 
