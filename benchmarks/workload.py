@@ -1,7 +1,8 @@
 """Calls for the pipeline's benchmark: recorded calls again and again, as if other agents' runs made them.
 
 Each round of the file has sessions, traces and spans of its own, so that what is compressed is what a fleet would send, not
-one thousand lines over and over. The records go through the replay's own door and core.
+one thousand lines over and over. The records go through the replay's own door and core, and a call has its end in its
+decision's record where its host, at its shipped pace, would not have read that before.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from enforcers.doors.obeyed import Obeyed
 from enforcers.doors.recorded import CallFile
@@ -26,6 +27,8 @@ from schemas.records import make_boot
 EXAMPLES: Final = Path(__file__).resolve().parents[1] / "pipeline" / "cli" / "examples"
 SAMPLE: Final = EXAMPLES / "calls.jsonl"
 FRESH_NS: Final = 5_000_000_000
+APART_NS: Final = 53_000
+"""Between two calls of a host: some 19,000 a second. It says only where in a cut of its host's a call falls."""
 
 
 def endless(file: Path) -> Iterator[RecordedCall]:
@@ -61,6 +64,14 @@ def fill_spool(host_folder: Path, file: Path, count: int, limits: Enforcer) -> i
         board.fresh(time.monotonic_ns() + FRESH_NS)
         obeyed.look(wait=True)
 
+    complete, each_ns = spooler.complete, limits.seal_ms * 1_000_000
+
+    def complete_in_time(seq: int, *end: Any) -> bool:
+        """A replayed call ends at once; one that lasts is read by its host before it ends, if a cut falls between the two."""
+        began_ns, duration_ns = seq * APART_NS, end[4]
+        return began_ns // each_ns == (began_ns + duration_ns) // each_ns and complete(seq, *end)
+
+    spooler.complete = complete_in_time
     door = ReplayDoor(spooler, obeyed, rest)
     for _, said in zip(range(count), endless(file), strict=False):
         door.call(said)

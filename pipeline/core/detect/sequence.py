@@ -50,17 +50,33 @@ Owner: TypeAlias = tuple[int, str]
 Thing: TypeAlias = str | tuple[str, str]
 """A tool, or one tool after another."""
 
+Times: TypeAlias = tuple[int, int, int, int, int]
+"""Of a tool in a task: its first and its last call in us, boot and seq of the first, calls."""
 
-@dataclass(slots=True)
+Shape: TypeAlias = tuple[str | bool, ...]
+"""The tools of a task, and of each two whether the second came at some time after the first: tasks of one shape have the same
+tools and pairs."""
+
+SHAPES_MAX: Final = 64
+"""Shapes of an agent that are known to be nobody's news."""
+
+SHAPED_TOOLS_MAX: Final = 8
+
+
 class _Task:
     """One task of an agent."""
 
-    tools: dict[str, list[int]] = field(default_factory=dict)
-    """Tool -> its first and its last call in us, boot and seq of the first, calls."""
-    owns: set[Thing] = field(default_factory=set)
-    said: Finding | None = None
-    began_us: int = 1 << 62
-    """Its first call; kept, since it is asked for again and again."""
+    __slots__ = ("began_us", "owns", "said", "tools")
+
+    def __init__(self) -> None:
+        self.tools: dict[str, Times] = {}
+        self.owns: set[Thing] | frozenset[Thing] = _NOTHING
+        self.said: Finding | None = None
+        self.began_us = 1 << 62
+        """Its first call; kept, since it is asked for again and again."""
+
+
+_NOTHING: Final[frozenset[Thing]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -70,6 +86,9 @@ class _Agent:
     rows: Rows = field(default_factory=Rows)
     tasks: dict[str, _Task] = field(default_factory=dict)
     owners: dict[Thing, Owner] = field(default_factory=dict)
+    owned: dict[Shape, Owner] = field(default_factory=dict)
+    """Of a shape all of whose tools and pairs have an owner, the last of these. Owners only become earlier: a task of that
+    shape behind it is nobody's news, for ever."""
 
 
 class Sequences:
@@ -159,7 +178,8 @@ class Sequences:
             state.rows.add(day, count)
         known, queue, most = state.tasks, self._tasks, self._tools_max
         at, task, one = -1, "", _Task()
-        for what, which, seen in group.tools:
+        for row in group.tools:
+            what, tool, seen = row[0], tools[row[1]], row[2:]
             if what != at:  # what belongs to one task follows each other
                 at, task = what, tasks[what]
                 if not task:
@@ -173,11 +193,11 @@ class Sequences:
                 one = found
             elif not task:
                 continue
-            times = one.tools.get(tools[which])
+            times = one.tools.get(tool)
             if times is not None:
-                changed = _later(times, seen)
+                one.tools[tool], changed = _both(times, seen)
             elif len(one.tools) < most:
-                one.tools[tools[which]] = seen
+                one.tools[tool] = seen
                 changed = True
             else:
                 self._evicted += 1
@@ -192,25 +212,38 @@ class Sequences:
         for task in sorted(changed):
             one = state.tasks[task]
             owner = (one.began_us, task)
+            shape = _shape(one)
+            last = state.owned.get(shape)
+            if last is not None and last < owner:
+                continue
+            last = (0, "")
             for thing in _things(one):
                 before = state.owners.get(thing)
                 if before is None:
                     if self._things >= self._things_max and not self._forget_agent(name):
                         self._evicted += 1
+                        shape = ()
                         continue
                     self._things += 1
                 elif before[1] == task:
                     state.owners[thing] = min(before, owner)
+                    last = max(last, before)
                     continue
                 elif before < owner:
+                    last = max(last, before)
                     continue
                 else:
                     loser = state.tasks.get(before[1])
-                    if loser is not None:
-                        loser.owns.discard(thing)
+                    if loser is not None and thing in loser.owns:
+                        loser.owns -= {thing}
                         changed.add(before[1])
                 state.owners[thing] = owner
-                one.owns.add(thing)
+                last = max(last, owner)
+                one.owns |= {thing}
+            if shape:
+                if len(state.owned) >= SHAPES_MAX:
+                    state.owned.clear()
+                state.owned[shape] = last
         return changed
 
     def _forget_agent(self, keep: str) -> bool:
@@ -238,6 +271,8 @@ class Sequences:
         said = []
         for task in sorted(tasks):
             one = state.tasks[task]
+            if not one.owns and one.said is None:
+                continue
             if one.began_us < state.last_us - JUDGED_DAYS * DAY_US:
                 continue
             now = _finding(name, state, task, one)
@@ -249,17 +284,24 @@ class Sequences:
         return said
 
 
-def _later(times: list[int], seen: list[int]) -> bool:
-    """Take in what was seen of a tool later, in place; whether it says more than was known."""
-    times[4] += seen[4]
+def _both(times: Times, seen: Times) -> tuple[Times, bool]:
+    """What was known of a tool and what was seen of it, in any order; and whether that says more than their number."""
+    first, last, boot, seq, calls = times
+    began, ended, *call, more = seen
     changed = False
-    if seen[0] < times[0] or (seen[0] == times[0] and seen[2:4] < times[2:4]):
-        times[0], times[2], times[3] = seen[0], seen[2], seen[3]
-        changed = True
-    if seen[1] > times[1]:
-        times[1] = seen[1]
-        changed = True
-    return changed
+    if began < first or (began == first and call < [boot, seq]):
+        first, (boot, seq), changed = began, call, True
+    if ended > last:
+        last, changed = ended, True
+    return (first, last, boot, seq, calls + more), changed
+
+
+def _shape(task: _Task) -> Shape:
+    """Its shape; none where it has so many tools that this would cost as much as what it spares."""
+    if len(task.tools) > SHAPED_TOOLS_MAX:
+        return ()
+    times = task.tools.values()
+    return (*task.tools, *[a[0] < b[1] for a in times for b in times])
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +313,8 @@ class _Group:
     last_us: int
     days: list[tuple[int, int]]
     """Rows of each day since 1970."""
-    tools: list[tuple[int, int, list[int]]]
-    """Task, tool, and of its rows the first and the last time, boot and seq of the first, and the calls; task by task."""
+    tools: list[tuple[int, int, int, int, int, int, int]]
+    """Task, tool, and `Times` of its rows; task by task."""
 
 
 def _by_agent(rows: pa.Table, wanted: Ints, agent: Ints, task: Ints, resource: Ints) -> Iterator[_Group]:
@@ -288,7 +330,7 @@ def _by_agent(rows: pa.Table, wanted: Ints, agent: Ints, task: Ints, resource: I
     ends = np.append(starts[1:], len(order))
     low, high = order[starts], order[ends - 1]
     columns = (task[low], resource[low], time[low], time[high], boot[low], seq[low], np.add.reduceat(calls[order], starts))
-    told = [(what, which, seen) for what, which, *seen in zip(*(column.tolist() for column in columns), strict=True)]
+    told = list(zip(*(column.tolist() for column in columns), strict=True))
     many, days = ends - starts, time[low] // DAY_US
     begins = np.flatnonzero(np.concatenate([[True], agent[low][1:] != agent[low][:-1]])).tolist()
     for begin, end in zip(begins, [*begins[1:], len(low)], strict=True):
