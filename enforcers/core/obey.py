@@ -361,10 +361,12 @@ class Obey:
         """Why it is not ready, in one line; empty when it is. It has the word `digest` where reading it all again may help."""
         if self.state == "ready":
             return ""
-        if known := self.trouble or self._unfit or self.unkept:
-            return known
-        if self._differs:
+        if self.trouble:
+            return self.trouble
+        if self._differs:  # before a fault of our own disk, which may be over: control acts on this one
             return "the control log does not have the digest that its heartbeat says: an entry is missing or altered"
+        if known := self._unfit or self.unkept:
+            return known
         if self._refusal:
             return f"no heartbeat that can be believed; the last thing refused: {self._refusal}"
         if not self.follower.synced:

@@ -166,7 +166,7 @@ def test_one_process_of_the_embedded_default_dies_or_stops(wardline: Wardline, t
     ready(wardline)
     fault = kill(wardline, name) if how == "killed" else stop_for(wardline, name, 40)
     # a broker that forgets costs its worker a new start each time, which takes some seconds of two busy cores
-    _cause(wardline, tenth, fault, how, 8 if name == "broker" else 4)
+    _cause(wardline, tenth, fault, how, 8 if name in ("broker", "work-1") else 4)
     finish(wardline, judged(tenth))
 
 

@@ -81,7 +81,13 @@ class Told:
         """Calls of one trace are one trace, with everybody that the file names in it."""
         expected = {trace: count for trace, count in Counter(line.get("trace_id") for line in self.lines).items()
                     if trace and count > 1}  # fmt: skip
-        traces = self.home.sql("SELECT trace_id, calls, root FROM traces WHERE calls > 1")
+
+        def rows() -> list[Any]:
+            return list(self.home.sql("SELECT trace_id, calls, root FROM traces WHERE calls > 1"))
+
+        # of calls that name no parent nothing is said before their trace has settled
+        wait_until(lambda: len(rows()) >= len(expected), 60, lambda: f"{len(rows())} of {len(expected)} traces have rows")
+        traces = rows()
         assert {trace: calls for trace, calls, _ in traces} == expected
         assert {root for *_, root in traces} <= {'User::"Emma Johnson"'}
 

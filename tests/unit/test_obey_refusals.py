@@ -78,6 +78,21 @@ def test_a_missing_entry_is_found_by_the_next_heartbeat_and_by_reading_again() -
     assert (host.board.revoked, host.obey.state) == ({"agent:a": 0}, "ready")
 
 
+def test_what_the_log_lacks_is_said_before_a_disk_that_was_full_once() -> None:
+    """Control sends again what is lost where it hears of that: a fault of our own must not stand before it for ever."""
+    host = ready()
+    host.agents_room = False
+    host.journal.put("revocation/agent:a", revocation("a"))  # which nobody hears of
+    host.hear(host.journal.put("agent/reader", {"secret": "", "owner": "o", "subs": [], "spiffe": []}))
+    assert "no space left" in host.obey.why
+    host.agents_room = True
+    host.obey.begin()
+    host.hear(host.journal.wire(host.journal.log[0]), host.journal.wire(host.journal.log[-1]), host.journal.beat())
+    host.later(STALE_NS)
+    assert host.obey.state == "stale"
+    assert "digest" in host.obey.why
+
+
 def test_a_forged_entry_that_was_read_while_joining_is_refused_the_second_time() -> None:
     journal = registered()
     forged = Journal(signer=STRANGER, log=list(journal.log)).put("revocation/agent:x", revocation("x"))

@@ -29,8 +29,8 @@ FORGET: Final = 10_000
 class _Topic:
     """The last word of the topic on each key."""
 
-    last: dict[str, tuple[int, bytes, bytes]] = field(default_factory=dict)
-    """key -> (epoch, key id, leaf; empty for a removal), where it is not what is live."""
+    last: dict[str, tuple[int, bool, bytes]] = field(default_factory=dict)
+    """key -> (epoch, whether it is a removal that we have signed, leaf; empty for a removal), where it is not what is live."""
     same: dict[str, int] = field(default_factory=dict)
     """key -> epoch, where it is."""
     epoch: int = 0
@@ -83,13 +83,13 @@ async def recover(books: Books, options: Mapping[str, Any], topics: Topics, *, e
     end = books.log.epoch
     missing = [epoch for key, epoch in books.log.held() if found.same.get(key) != epoch]
     removed: list[str] = []
-    for key, (_, key_id, leaf) in found.last.items():
+    for key, (epoch, ours, _) in found.last.items():
         if books.log.epoch_of(key):
             continue
         last = await books.last_epoch(key)
-        if not leaf and key_id in keys:
+        if ours and epoch == last:
             removed.append(key)
-        elif last <= end:
+        elif 0 < last <= end:  # the last word on it is lost: what stands there is older, or nobody's
             missing.append(last)
     bundle = await _bundle_is_missing(books, options, topics, embedded=embedded)
     if bundle and (now := books.log.policy) is not None and now.epoch <= end and now.epoch not in missing:
@@ -121,7 +121,9 @@ def _read(
     data, key = message.value, bytes(message.key or b"").decode(errors="replace")
     found.bytes += len(data or b"") + len(key)
     if data is None:
-        found.last.pop(key, None)  # Kafka will forget what it had: a removal that is over, or an entry that somebody buried
+        # a removal is over with that; an entry that somebody buried is read by everybody until Kafka has compacted it away
+        if key in found.last and not found.last[key][2]:
+            del found.last[key]
         return
     try:
         sealed = parse_entry(data)
@@ -136,7 +138,8 @@ def _read(
         return
     if key != entry.key:
         return  # under another key than its own it hides nothing of ours
-    found.last[key] = entry.epoch, sealed.key_id, sealed.leaf if entry.value is not None else b""
+    removal = entry.value is None
+    found.last[key] = entry.epoch, removal and _ours(sealed, keys), b"" if removal else sealed.leaf
     beyond = limit is None or (entry.epoch > limit and sealed.leaf not in made)
     if beyond and entry.epoch > found.epoch and _ours(sealed, keys):
         _ahead(found, entry, limit)

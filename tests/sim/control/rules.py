@@ -152,11 +152,13 @@ class Truth:
 
     def proved_ns(self, host: str, now_ns: int) -> int | None:
         """What a host may believe now was true then; None when it may believe nothing."""
-        heard = 0
+        heard: int | None = None
         for begun_ns, counter in self._begun[host]:
-            if begun_ns <= now_ns - self.stale_ns or not heard:
+            if heard is None or begun_ns <= now_ns - self.stale_ns:
                 heard = counter
-        recent = [self._made[counter] for at, counter in self._written if at > now_ns - self.stale_ns and counter > heard]
+        recent = [
+            self._made[counter] for at, counter in self._written if at > now_ns - self.stale_ns and counter > (heard or 0)
+        ]
         return min(recent, default=None)
 
     # -- hosts -------------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class Truth:
             raise Broken("right", f"door {boot} decides, {door.host} is not registered since long")
         if epoch < door.epoch:
             raise Broken("acks", f"door {boot} decides by epoch {epoch}, {door.epoch} was acknowledged for it")
-        if door.policies is not None and digest != door.policies[0] and digest not in self._named_since(door.policies[1]):
+        if door.policies is not None and digest != door.policies[0] and digest not in self._named_since(*door.policies):
             raise Broken("acks", f"door {boot} decides by policies {digest[:8]}, it has said {door.policies[0][:8]}")
 
     def _policies(self, boot: str, door: DoorTruth, digest: str, looked_ns: int) -> None:
@@ -280,8 +282,10 @@ class Truth:
         if proved_ns is None or not any(state.was_at(proved_ns) and not against(state, call) for state in self.states):
             raise Broken("act", f"door {boot} lets out what was revoked or paused all the time that it may not have known")
 
-    def _named_since(self, epoch: int) -> set[str]:
-        return {state.policy for state in self.states[epoch:]}
+    def _named_since(self, said: str, epoch: int) -> set[str]:
+        """What was named from the last time on that a state up to `epoch` named what a door has said."""
+        at = max((number for number, state in enumerate(self.states[: epoch + 1]) if state.policy == said), default=epoch)
+        return {state.policy for state in self.states[at:]}
 
 
 def permitted(digest: str, call: RecordedCall) -> bool:
