@@ -181,9 +181,13 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(wardline: Wardline
         port = taken.getsockname()[1]
         done = wardline.run("up", "--port-base", str(port), check=False)
     assert done.returncode == 2
-    assert done.stderr == (
-        f"wardline: port {port} of store: address already in use; choose another --port-base, or 0 for free ports\n"
+    # those behind it are free or not, as other programs of this machine have it
+    said = re.fullmatch(
+        r"wardline: port (\d+) of [a-z0-9-]+: address already in use; choose another --port-base, or 0 for free ports\n",
+        done.stderr,
     )
+    assert said is not None, done.stderr
+    assert port <= int(said[1]) < port + 10
 
 
 def test_a_kafka_that_is_not_there_fails_the_start_with_its_address(wardline: Wardline) -> None:
