@@ -7,6 +7,7 @@ cdef extern from *:
     #include <endian.h>
     #define WL_LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define WL_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define WL_PREFETCH(p) __builtin_prefetch((p), 1)
     static inline uint32_t WL_TURN(uint32_t* p, uint32_t from, uint32_t to) {  /* what stood there */
         __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
         return from;
@@ -17,6 +18,7 @@ cdef extern from *:
     uint64_t le64toh(uint64_t) noexcept nogil
     uint32_t WL_LOAD_ACQUIRE(const uint32_t*) noexcept nogil
     void WL_STORE_RELEASE(uint32_t*, uint32_t) noexcept nogil
+    void WL_PREFETCH(const void*) noexcept nogil
     uint32_t WL_TURN(uint32_t*, uint32_t, uint32_t) noexcept nogil
 
 cdef enum:

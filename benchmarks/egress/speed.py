@@ -1,7 +1,8 @@
 """Plain requests, tunnels and long answers through Wardline and through the peers, in turns, and what each costs.
 
 A processor's time is compared, not requests a second: it is steady on a machine that others use too. Every round runs each arm
-once, a ratio is that of one round, and the median of the rounds is held to its limit. Ours is that of door and host together,
+once, a ratio is that of one round, and the median of the rounds is held to its limit; the share of the record is taken of pairs of
+its own. Ours is that of door and host together,
 until all that the round recorded is signed, sent and stored; worker, store, broker and control run beside the two ends.
 Answers a second of ours are not comparable on two processors, since these have the second one too; those of tunnels are held to
 a limit all the same.
@@ -23,6 +24,9 @@ from benchmarks.egress.site import Site
 from benchmarks.wire.tools import free_port, have_compiler, origin
 
 ROUNDS: Final = 3
+PAIRS: Final = 8
+"""Of a door with a record and one without, one right behind the other: what lies between them is little."""
+
 SECONDS: Final = 1.5
 ALONE_S: Final = 0.7
 CONNECTIONS: Final = 32
@@ -60,6 +64,9 @@ def measure(options: dict[str, str]) -> bool:
             arms = [direct(port), *others, own, null]
             for turn in range(rounds):
                 _round(arms if turn % 2 == 0 else arms[::-1])
+            for turn in range(PAIRS):
+                for arm in (own, null) if turn % 2 == 0 else (null, own):
+                    arm.run("record", SECONDS, connections=CONNECTIONS)
             return _report(arms)
 
 
@@ -167,7 +174,7 @@ def _added(known: dict[str, Arm]) -> bool:
 
 
 def _share(known: dict[str, Arm]) -> bool:
-    pairs = list(zip(known[OURS].found["plain"], known[NULL].found["plain"], strict=True))
+    pairs = list(zip(known[OURS].found["record"], known[NULL].found["record"], strict=True))
     door = [1 - other.cost_us / (one.cost_us - one.later_us / one.turns) for one, other in pairs]
     print(f"the record's share of the door's own CPU  {statistics.median(door):.2f}")
     shares = [1 - other.cost_us / one.cost_us for one, other in pairs]

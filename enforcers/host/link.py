@@ -8,6 +8,7 @@ sent again, byte for byte, and the worker knows a frame that it has seen.
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
@@ -34,6 +35,8 @@ OUTSTANDING_MAX: Final = 64
 """Frames that one producer has in hand; bounds what an outage sends again."""
 
 TICK_S: Final = 0.1
+SHARE_S: Final = 1.0
+HOSTS: Final = ("enforce-", "replay-")
 HEAR_MS: Final = 100
 """How long the embedded broker may keep a fetch of frontiers: each costs as much as the sending of a frame, and nobody waits
 for them but the outbox."""
@@ -75,7 +78,8 @@ class Link:
         self._engines = engines
         self._identity: object = None
         self._shared: int | None = None
-        self._shared_at = -TICK_S
+        self._listed_at = self._shared_at = -SHARE_S
+        self._hosts: set[str] = set()
         self.wake = asyncio.Event()
         self.state = "no broker yet"
 
@@ -153,20 +157,20 @@ class Link:
     def _budget(self, now: float) -> int | None:
         """Bytes in flight for a partition: the embedded broker drops the oldest above 5 MiB, so hosts share what is safe.
 
-        Who shares is looked at TICK_S apart, and not at all while nothing is to be sent.
+        Who has come is looked at TICK_S apart, who has gone SHARE_S apart; and not at all while nothing is to be sent.
         """
         if not self._broker.embedded:
             return None
-        if now - self._shared_at >= TICK_S:
-            self._shared, self._shared_at = self._share(), now
+        if now - self._listed_at >= TICK_S:
+            files = (name for name in os.listdir(self._home.run) if name.startswith(HOSTS) and name.endswith(".json"))
+            hosts = {name.removesuffix(".json") for name in files}
+            if hosts != self._hosts or now - self._shared_at >= SHARE_S:
+                self._shared, self._shared_at, self._hosts = self._share(hosts), now, hosts
+            self._listed_at = now
         return self._shared
 
-    def _share(self) -> int:
-        running = {
-            file.stem
-            for file in self._home.run.glob("*.json")
-            if file.stem.startswith(("enforce-", "replay-")) and (read_run_file(file) or {}).get("alive")
-        }
+    def _share(self, hosts: set[str]) -> int:
+        running = {name for name in hosts if (read_run_file(self._home.run_file(name)) or {}).get("alive")}
         sharers = running | {engine.name for engine in self._engines()}
         return min(self._config.enforcer.inflight_bytes, INFLIGHT_BYTES_MAX) // max(1, len(sharers))
 
