@@ -1,11 +1,9 @@
 """Plain requests, tunnels and long answers through Wardline and through the peers, in turns, and what each costs.
 
 A processor's time is compared, not requests a second: it is steady on a machine that others use too. Every round runs each arm
-once, a ratio is that of one round, and the median of the rounds is held to its limit; the share of the record is taken of pairs of
-its own. Ours is that of door and host together,
-until all that the round recorded is signed, sent and stored; worker, store, broker and control run beside the two ends.
-Answers a second of ours are not comparable on two processors, since these have the second one too; those of tunnels are held to
-a limit all the same.
+once, a ratio is that of one round, and the median of the rounds is held to its limit; the share of the record is taken of pairs
+of its own. Ours is that of door and host together, until all that the round recorded is signed, sent and stored. Broker and
+control run beside the two ends; worker and store, which would take half of their processor, wait until a round is over.
 
 The plain requests are equal, as those of the published figures are; a door keeps what the last head of a connection meant, so
 equal ones are its best case. `paths` is its worst: every request goes to a path that nobody has asked for before.
