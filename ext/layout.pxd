@@ -62,6 +62,13 @@ cdef enum:  # where a record keeps what
     AT_PARENT_SPAN = 128
     AT_LENGTHS = 136
 
+cdef enum:  # what tells who has room, and whose call has ended (schemas/records.py)
+    KIND_DECISION = 1
+    KIND_EFFECT = 3
+    KIND_LOST = 4
+    VERDICT_ALLOW = 1
+    OUTCOME_OPEN = 0
+
 cdef enum:  # the room for a call's end, behind the texts of a decision that lets it out
     END_BYTES = 88
     END_CHECK = 4

@@ -15,12 +15,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from ext.layout cimport *
 from ext.segments cimport Segment, open_segment, segment_name, segment_numbers, starting_segment
 
-cdef enum:
-    KIND_DECISION = 1
-    KIND_EFFECT = 3
-    KIND_LOST = 4
-    VERDICT_ALLOW = 1
-
 cdef enum:  # why a scan stopped
     STOPPED_AT_LIMIT
     STOPPED_AT_END

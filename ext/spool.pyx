@@ -32,9 +32,6 @@ cdef enum:
     LINE_BYTES = 64
     AHEAD_LINES = 10    # as long as most records are
     PLACES = 4096   # records back from the last whose place is known: a call that ends later than so many has its end apart
-    KIND_DECISION = 1
-    VERDICT_ALLOW = 1
-    OUTCOME_OPEN = 0
 
 cdef struct Place:
     uint64_t seq

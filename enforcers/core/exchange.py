@@ -33,11 +33,6 @@ Complete: TypeAlias = Callable[[int, int, int, int, int, int, str], bool]
 duration_ns, address`. Returns whether it did; then the call has no other record."""
 
 
-def never(*_: object) -> bool:
-    """Where there is no such record: each end is one of its own."""
-    return False
-
-
 class Gates(Protocol):
     """What `enforcers.core.gate.Gate` does for us."""
 
@@ -72,8 +67,8 @@ class Desk:
     """What the exchanges of one door share. One thread."""
 
     def __init__(
-        self, gate: Gates, obeyed: Obeys, append: Append, boot: int, still: Callable[[Caller], bool] = lambda _: True,
-        complete: Complete = never,
+        self, gate: Gates, obeyed: Obeys, append: Append, complete: Complete, boot: int,
+        still: Callable[[Caller], bool] = lambda _: True,
     ) -> None:  # fmt: skip
         """`still` says whether a caller would be known now."""
         self.gate = gate

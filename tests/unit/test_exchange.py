@@ -99,7 +99,7 @@ class World:
         return self.unread
 
     def desk(self) -> Desk:
-        return Desk(self, self, self.append, BOOT, lambda caller: self.known, self.complete)
+        return Desk(self, self, self.append, self.complete, BOOT, lambda caller: self.known)
 
 
 def said(record: Record) -> tuple[Any, ...]:

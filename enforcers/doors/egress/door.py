@@ -55,7 +55,7 @@ class Door:
         self.own = own
         self.query_key = query_key
         self.desk = Desk(
-            obeyed.gate, obeyed, spooler.append, spooler.boot, identify.still, spooler.complete
+            obeyed.gate, obeyed, spooler.append, spooler.complete, spooler.boot, identify.still
         )  # fmt: skip
         self.flood = Flood(name)
         self.figures = Figures()
