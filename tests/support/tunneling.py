@@ -101,7 +101,7 @@ class MiniDoor:
         self.board: BoardWriter = board(folder)
         self.gate = Gate(reader(folder), Matcher(Bundle(rules=rules).encode()))
         self.records: list[Record] = []
-        self.desk = Desk(self.gate, Policies(), self._append, BOOT)
+        self.desk = Desk(self.gate, Policies(), self._append, lambda *_: False, BOOT)
         (folder / "run").mkdir(exist_ok=True)
         self.own = Own(folder / "run", own)
         self.resolver = Resolver(self.config)
