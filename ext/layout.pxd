@@ -62,7 +62,7 @@ cdef enum:  # where a record keeps what
     AT_PARENT_SPAN = 128
     AT_LENGTHS = 136
 
-cdef enum:  # what tells who has room, and whose call has ended (schemas/records.py)
+cdef enum:  # what records say, as numbers (schemas/records.py)
     KIND_DECISION = 1
     KIND_EFFECT = 3
     KIND_LOST = 4

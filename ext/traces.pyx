@@ -15,12 +15,9 @@ import numpy as np
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from ext.layout cimport KIND_DECISION, KIND_EFFECT, OUTCOME_OPEN, VERDICT_ALLOW
+
 cdef enum:
-    DECISION = 1
-    EFFECT = 3
-    LOST = 4
-    ALLOW = 1
-    OPEN = 0
     # bits of a call
     DECIDED = 1
     OUT = 2
@@ -219,7 +216,7 @@ cdef class TraceBook:
             call = self._next[call]
         if call < 0:
             if self._count[slot] >= self.per_trace_max:
-                if kind == DECISION and self._unseen[slot] < 0x7FFFFFFF:
+                if kind == KIND_DECISION and self._unseen[slot] < 0x7FFFFFFF:
                     self._unseen[slot] += 1
                 return
             if self._free_call >= 0:
@@ -236,18 +233,18 @@ cdef class TraceBook:
             self._end[call] = 0
             self._next[call] = self._head[slot]
             self._head[slot] = call
-        if kind == DECISION:
+        if kind == KIND_DECISION:
             self._start[call], self._parent[call], self._who[call], self._enforcer[call] = time, parent, who, enforcer
             self._state[call] |= DECIDED
-            if verdict == ALLOW or mode != 0:
+            if verdict == VERDICT_ALLOW or mode != 0:
                 self._state[call] |= OUT
             if verdict == 0:
                 self._state[call] |= DENIED
-            if verdict == ALLOW and outcome != OPEN:
+            if verdict == VERDICT_ALLOW and outcome != OUTCOME_OPEN:
                 self._state[call] |= HAS_EFFECT
                 self._ended(call, <int64_t>(<uint64_t>time + duration))  # unsigned: a door may say any duration
         else:
-            self._state[call] |= HAS_EFFECT if kind == EFFECT else HAS_LOST
+            self._state[call] |= HAS_EFFECT if kind == KIND_EFFECT else HAS_LOST
             if verdict == 0:
                 self._state[call] |= DENIED
             self._ended(call, time)

@@ -49,7 +49,8 @@ class NullSpooler:
         return self.last_seq
 
     def complete(self, *end: object) -> bool:
-        return len(end) > 0
+        del end
+        return True
 
     def close(self) -> None:
         self._own.cleanup()

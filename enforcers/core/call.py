@@ -10,6 +10,7 @@ records it as lost. A refused call is closed by its decision and has no effect. 
 act is not done: its effect says so, and takes the verdict back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -34,6 +35,13 @@ Record: TypeAlias = tuple[
 ]  # fmt: skip
 """`kind, call_seq, time_ns, recorded_ns, verdict, outcome, mode, depth, status, count, bytes_out, bytes_in, duration_ns, epoch,
 ref, query_hash, query_bytes, query_bits, trace_id, parent_span, texts, reserved`"""
+
+Append: TypeAlias = Callable[[Record], int]
+"""Writes a record and returns its seq. Raises SpoolFull, or AgentFault where no record can hold it; then nothing is written."""
+
+Complete: TypeAlias = Callable[[int, int, int, int, int, int, str], bool]
+"""Writes how a call ended into the record of its decision, if that can be: `seq, outcome, status, bytes_out, bytes_in,
+duration_ns, address`. Returns whether it did; then the call has no other record."""
 
 
 class Decides(Protocol):

@@ -17,20 +17,24 @@ so it is bounded by those. Meanwhile no call is begun: what cannot end in the re
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from enforcers.core.call import Call, Decides, End, Record, decision_record, effect_record, progress_record, withdrawn
+from enforcers.core.call import (
+    Append,
+    Call,
+    Complete,
+    Decides,
+    End,
+    Record,
+    decision_record,
+    effect_record,
+    progress_record,
+    withdrawn,
+)
 from enforcers.core.caller import Caller
 from enforcers.core.refusal import Refusal, refusal, said_of
 from schemas.errors import AgentFault, SpoolFull
 from schemas.records import Decision, Outcome, Verdict, call_id
-
-Append: TypeAlias = Callable[[Record], int]
-"""Writes a record and returns its seq. Raises SpoolFull, or AgentFault where no record can hold it; then nothing is written."""
-
-Complete: TypeAlias = Callable[[int, int, int, int, int, int, str], bool]
-"""Writes how a call ended into the record of its decision, if that can be: `seq, outcome, status, bytes_out, bytes_in,
-duration_ns, address`. Returns whether it did; then the call has no other record."""
 
 
 class Gates(Protocol):

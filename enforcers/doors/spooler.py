@@ -13,11 +13,10 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from enforcers.core.call import Record
+from enforcers.core.call import Append, Complete
 from ext.spool import SpoolWriter
 from schemas.config import Enforcer
 from schemas.errors import PeerFault
@@ -54,12 +53,12 @@ class Spooler:
             self._lock.release()
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        self.append: Callable[[Record], int] = self._writer.put
+        self.append: Append = self._writer.put
         """Writes one record and returns its seq; when it returns, the record outlives this process.
 
         Raises SpoolFull when there is no room and AgentFault when it is too long; then nothing was written.
         """
-        self.complete: Callable[[int, int, int, int, int, int, str], bool] = self._writer.complete
+        self.complete: Complete = self._writer.complete
         """Writes the end of a call into its decision's record; False where it must be a record of its own."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_ready, name="spool-ready", daemon=True)
