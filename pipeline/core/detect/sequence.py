@@ -216,21 +216,18 @@ class Sequences:
             last = state.owned.get(shape)
             if last is not None and last < owner:
                 continue
-            last = (0, "")
-            for thing in _things(one):
+            things = tuple(_things(one))
+            for thing in things:
                 before = state.owners.get(thing)
                 if before is None:
                     if self._things >= self._things_max and not self._forget_agent(name):
                         self._evicted += 1
-                        shape = ()
                         continue
                     self._things += 1
                 elif before[1] == task:
                     state.owners[thing] = min(before, owner)
-                    last = max(last, before)
                     continue
                 elif before < owner:
-                    last = max(last, before)
                     continue
                 else:
                     loser = state.tasks.get(before[1])
@@ -238,12 +235,11 @@ class Sequences:
                         loser.owns -= {thing}
                         changed.add(before[1])
                 state.owners[thing] = owner
-                last = max(last, owner)
                 one.owns |= {thing}
-            if shape:
+            if shape and all(thing in state.owners for thing in things):
                 if len(state.owned) >= SHAPES_MAX:
                     state.owned.clear()
-                state.owned[shape] = last
+                state.owned[shape] = max(state.owners[thing] for thing in things)
         return changed
 
     def _forget_agent(self, keep: str) -> bool:

@@ -139,9 +139,10 @@ def _read(
     if key != entry.key:
         return  # under another key than its own it hides nothing of ours
     removal = entry.value is None
-    found.last[key] = entry.epoch, removal and _ours(sealed, keys), b"" if removal else sealed.leaf
-    beyond = limit is None or (entry.epoch > limit and sealed.leaf not in made)
-    if beyond and entry.epoch > found.epoch and _ours(sealed, keys):
+    beyond = entry.epoch > found.epoch and (limit is None or (entry.epoch > limit and sealed.leaf not in made))
+    ours = (removal or beyond) and _ours(sealed, keys)
+    found.last[key] = entry.epoch, removal and ours, b"" if removal else sealed.leaf
+    if beyond and ours:
         _ahead(found, entry, limit)
 
 
