@@ -25,11 +25,12 @@ from schemas.home import Home
 from schemas.layout import END_BYTES, RECORD_HEADER_BYTES
 from schemas.process import private_dir
 from schemas.records import STRING_FIELDS, Kind, Verdict
+from tests.support.oracles import parse_end
 
 HOST = "replay-1"
 FRESH_NS = 5_000_000_000
 
-_RECORD = struct.Struct("<I4xQQ8xQ24xQQ24xBBB")
+_RECORD = struct.Struct("<I4xQQ8xQ24xQQ24xBB3xB")
 _LENGTHS = struct.Struct("<20H")
 _AGENT, _REASON, _DIGEST = (STRING_FIELDS.index(name) for name in ("agent", "reason", "policy_digest"))
 
@@ -221,15 +222,15 @@ class Boarded:
             for run in runs:
                 data, at = bytes(run.view), 0
                 while at < len(data):
-                    size, seq, call_seq, recorded_ns, epoch, ref, kind, verdict, _ = _RECORD.unpack_from(data, at)
+                    size, seq, call_seq, recorded_ns, epoch, ref, kind, verdict, room = _RECORD.unpack_from(data, at)
                     assert seq == last + 1
                     last = seq
                     texts, begin = [], at + RECORD_HEADER_BYTES
                     for length in _LENGTHS.unpack_from(data, at + 136):
                         texts.append(data[begin : begin + length].decode())
                         begin += length
-                    ended = bool(data[at + 109]) and data[at + size - END_BYTES] == 2
-                    yield seq, call_seq, recorded_ns, epoch, ref, kind, verdict, ended, texts
+                    end = parse_end(data[at + size - END_BYTES * room : at + size])
+                    yield seq, call_seq, recorded_ns, epoch, ref, kind, verdict, end is not None, texts
                     at += size
 
     def __enter__(self) -> "Boarded":

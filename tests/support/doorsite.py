@@ -1,6 +1,5 @@
 """One door on a board that a test writes, in the test's own process, with a spool whose appends can be watched."""
 
-import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from ext.spool import Run, SpoolReader
 from schemas.bundle import Bundle, Rule
 from schemas.calls import RecordedCall
 from schemas.config import Enforcer
-from schemas.layout import END_BYTES, RECORD_HEADER_BYTES
 from schemas.records import Kind
+from tests.support.oracles import parse_records
 
 BOOT = 0x65432100_00000007
 LIMITS = Enforcer(segment_bytes=1 << 16, spool_bytes=1 << 18, spool_reserved_bytes=1 << 16)
@@ -26,7 +25,6 @@ RULES = (
 )
 BUNDLE = Bundle(rules=RULES)
 FRESH_NS = 5_000_000_000
-_THERE = 2
 
 
 def said(ref: int, resource: str = 'Tool::"s/t"', **fields: object) -> RecordedCall:
@@ -69,21 +67,12 @@ def never(why: str, may_stop: bool) -> None:
 
 
 def records(runs: list[Run]) -> list[dict[str, int]]:
-    """A few fields of each record, by the layout's own offsets; of a decision with the call's end, that one's outcome."""
-    found = []
-    for run in runs:
-        data, at = bytes(run.view), 0
-        while at < len(data):
-            size, _, seq, call_seq = struct.unpack_from("<IIQQ", data, at)
-            epoch, ref = struct.unpack_from("<QQ", data, at + 64)
-            kind, verdict, outcome, _ = struct.unpack_from("<BBBB", data, at + 104)
-            assert size >= RECORD_HEADER_BYTES
-            if data[at + 109] and data[at + size - END_BYTES] == _THERE:
-                outcome = data[at + size - END_BYTES + 36]
-            found.append({"seq": seq, "call": call_seq, "ref": ref, "kind": kind, "verdict": verdict, "outcome": outcome,
-                          "epoch": epoch})  # fmt: skip
-            at += size
-    return found
+    """A few fields of each record; of a decision with the call's end, that one's outcome."""
+    return [
+        {"seq": seq, "call": rec.call_seq, "ref": rec.ref, "kind": rec.kind, "verdict": rec.verdict,
+         "outcome": (rec.end or rec).outcome, "epoch": rec.epoch}
+        for run in runs for seq, rec in parse_records(bytes(run.view))
+    ]  # fmt: skip
 
 
 def read(spooler: Spooler) -> list[dict[str, int]]:

@@ -146,13 +146,13 @@ def parse_records(data: bytes) -> Iterator[tuple[int, Rec]]:
             kind=kind, call_seq=call_seq, time_ns=time_ns, recorded_ns=recorded_ns, verdict=verdict, outcome=outcome, mode=mode,
             depth=depth, status=status, count=count, bytes_out=bytes_out, bytes_in=bytes_in, duration_ns=duration_ns,
             epoch=epoch, ref=ref, query_hash=query_hash, query_bytes=query_bytes, query_bits=query_bits, trace_id=trace_id,
-            parent_span=parent_span, texts=tuple(texts), end=_parse_end(data[size:whole]),
+            parent_span=parent_span, texts=tuple(texts), end=parse_end(data[size:whole]),
         )  # fmt: skip
         data = data[whole:]
 
 
-def _parse_end(room: bytes) -> Ended | None:
-    """What stands in a record's room."""
+def parse_end(room: bytes) -> Ended | None:
+    """What stands in a record's room; none where there is no room."""
     if not room or int.from_bytes(room[:4], "little") != _THERE:
         return None
     assert mix32(room[8:]) == int.from_bytes(room[4:8], "little")

@@ -1,4 +1,7 @@
-"""What a topic lacks: what nobody has signed, or what somebody has buried, hides nothing that was lost."""
+"""What a topic lacks: what nobody has signed, or what somebody has buried, hides nothing that was lost.
+
+The messages of the topic are given here; that a real one is read to its end, test_control_publish shows.
+"""
 
 import asyncio
 import contextlib

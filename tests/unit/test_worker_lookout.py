@@ -5,7 +5,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pytest
@@ -18,7 +18,7 @@ from schemas.frame import Frame
 from schemas.records import SEPARATOR, Kind, Verdict
 from tests.support.frames import BOOT, Host, Record, effect, record
 from tests.support.stitching import span_of
-from tests.support.watching import World
+from tests.support.watching import Worker, World
 
 DAY_US = 86_400_000_000
 START_US = 1_700_006_400_000_000
@@ -69,9 +69,11 @@ def whole(records: Sequence[Record]) -> list[Record]:
     return made
 
 
-def frames(
-    world: World, size: int, seed: int = 0, told: Callable[[list[Record]], list[Record]] = list
-) -> list[tuple[int, Frame]]:
+Fed: TypeAlias = list[tuple[int, Frame]]
+"""Frames, and the partitions that they come in."""
+
+
+def frames(world: World, size: int, seed: int = 0, told: Callable[[list[Record]], list[Record]] = list) -> Fed:
     """The calls in frames of two hosts over two partitions, a trace's in one; in the order in which Kafka has them."""
     lanes: dict[tuple[int, int], list[Record]] = {}
     for one in told(calls()):
@@ -89,6 +91,18 @@ def frames(
 
 def world() -> World:
     return World(partitions=2, hosts=[Host("enforce-2")])
+
+
+async def second_half(there: World, everything: Fed, step: str) -> tuple[Worker, Fed]:
+    """One worker takes the first half and ends; another dies at `step` of the rest: that one, and what it has not taken."""
+    half = len(everything) // 2
+    one = await there.start()
+    await there.feed(one, everything[:half])
+    await there.quiet(one)
+    await one.end()
+    two = await there.start()
+    two.die(step)
+    return two, await there.feed(two, everything[half:])
 
 
 def script(play: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -149,15 +163,7 @@ async def test_the_same_is_found_whatever_the_order_and_size_of_frames_and_batch
 async def test_the_same_is_found_of_calls_that_come_whole_and_by_who_reads_them_back() -> None:
     said = (await plainly()).said()
     there = world()
-    everything = frames(there, 40, told=whole)
-    half = len(everything) // 2
-    one = await there.start()
-    await there.feed(one, everything[:half])
-    await there.quiet(one)
-    await one.end()
-    two = await there.start()
-    two.die("publish")
-    left = await there.feed(two, everything[half:])
+    two, left = await second_half(there, frames(there, 40, told=whole), "publish")
     await two.end()
     three = await there.start()
     await there.feed(three, left)
@@ -234,15 +240,7 @@ def test_a_broker_that_forgets_everything_costs_nothing(step: str) -> None:
     async def play() -> None:
         said = (await plainly()).said()
         there = world()
-        everything = frames(there, 40)
-        half = len(everything) // 2
-        one = await there.start()
-        await there.feed(one, everything[:half])
-        await there.quiet(one)
-        await one.end()
-        two = await there.start()
-        two.die(step)
-        left = await there.feed(two, everything[half:])
+        two, left = await second_half(there, frames(there, 40), step)
         await there.quiet(two)
         assert two.dead
         await two.end()
